@@ -1,0 +1,242 @@
+"""The in-memory manager: rooms and clients of this process, on any event loop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import anyio.lowlevel
+import socketio
+from engineio import packet as eio_packet
+from socketio import packet as sio_packet
+
+from .protocol.cluster_wire import RESERVED_EVENTS
+from .protocol.messages import Data, Room, Target, rooms_tuple, to_data
+
+_NOBODY: Final[Mapping[str, str]] = {}
+_YIELD_AFTER: Final = 0.0005
+"""Seconds for which emits may follow one another before the other tasks get their turn."""
+
+AckCallback = Callable[..., Any]
+
+
+class SharedPacket(eio_packet.Packet):
+    """An Engine.IO packet that many sockets send, over polling and WebSocket alike.
+
+    The base class keeps one encoding, in whichever form was asked for first, so that a binary
+    packet would reach one of the two transports in the other's form.
+    """
+
+    def __init__(self, data: str | bytes):
+        super().__init__(eio_packet.MESSAGE, data)
+        self._text: str | bytes | None = None
+
+    def encode(self, b64: bool = False) -> str | bytes:
+        """Encode the packet: binary data as it is, or as text when ``b64``."""
+        if self.binary and not b64:
+            return self.data
+        if self._text is None:
+            self.encode_cache = None
+            self._text = super().encode(b64=b64)
+        return self._text
+
+
+class AnyIOManager(socketio.AsyncManager):
+    """python-socketio's in-memory client manager, on asyncio and on Trio.
+
+    It does what :class:`socketio.AsyncManager` does, and reaches many clients without a task for
+    each: the packet is encoded once and put on each client's queue.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._encoder = json.JSONEncoder(separators=(",", ":")).encode
+        self._last_yield = 0.0
+
+    async def emit(
+        self,
+        event: str,
+        data: Any = None,
+        namespace: str | None = None,
+        room: Room | Iterable[Room] | None = None,
+        skip_sid: str | Iterable[str] | None = None,
+        callback: AckCallback | None = None,
+        to: Room | Iterable[Room] | None = None,
+        *,
+        except_rooms: Room | Iterable[Room] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Send an event to one client, to rooms or to everyone in the namespace.
+
+        ``data``: a tuple is several arguments, None is none. ``to`` (or ``room``): a room, a sid
+        or several; none means everyone. ``skip_sid`` and ``except_rooms`` are left out.
+        ``callback`` is called with the arguments of each client's acknowledgement.
+
+        :raises ValueError: the event's name is reserved, or JSON cannot hold a number in it.
+        :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
+        """
+        namespace = namespace or "/"
+        packet_data = self._event_data(event, data)
+        target = self._target(to or room, skip_sid, except_rooms)
+        await self._send_overdue(self._deliver(namespace, target, packet_data, callback)[1])
+        await self._checkpoint()
+
+    async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:
+        """Call the callback of an event that a client has acknowledged."""
+        callback = self.callbacks.get(sid, {}).pop(id, None) if id else None
+        if callback is None:
+            self._get_logger().warning("Unknown callback received, ignoring.")
+            return
+        result = callback(*data)
+        if isinstance(result, Awaitable):
+            await result
+
+    def _dumps(self, value: Any) -> str | bytes:
+        module = self.json
+        if getattr(module, "dumps", None) is json.dumps:
+            # the same as json.dumps with these separators, which makes an encoder at each call
+            return self._encoder(value)
+        dumped: str | bytes = module.dumps(value, separators=(",", ":"))
+        return dumped
+
+    def _loads(self, text: bytes) -> Any:
+        return self.json.loads(text.decode())
+
+    def _event_data(self, event: str, data: Any) -> Data:
+        if event in RESERVED_EVENTS:
+            raise ValueError(
+                f"the event name {event!r} is reserved: clients do not accept"
+                f" {', '.join(RESERVED_EVENTS)}"
+            )
+        if isinstance(data, tuple):
+            return to_data([event, *data], self._dumps)
+        return to_data([event] if data is None else [event, data], self._dumps)
+
+    def _target(
+        self,
+        to: Room | Iterable[Room] | None,
+        skip_sid: str | Iterable[str | None] | None = None,
+        except_rooms: Room | Iterable[Room] | None = None,
+    ) -> Target:
+        if skip_sid is not None and not isinstance(skip_sid, str):
+            skip_sid = [sid for sid in skip_sid if sid is not None]
+        excluded = rooms_tuple(skip_sid)
+        if except_rooms is not None:
+            excluded += rooms_tuple(except_rooms)
+        rooms = rooms_tuple(to)
+        for room in (*rooms, *excluded):
+            if isinstance(room, str) and not room.isascii():
+                room.encode()
+        return Target(rooms, excluded)
+
+    def _recipients(self, namespace: str, target: Target) -> Mapping[str, str]:
+        """Return the local sockets of a target: their sids, with the Engine.IO sids."""
+        rooms: Any = self.rooms.get(namespace)
+        if rooms is None:
+            return _NOBODY
+        found: Mapping[str, str]
+        if not target.rooms:
+            found = rooms[None]._fwdm if None in rooms else _NOBODY
+        elif len(target.rooms) == 1:
+            room = rooms.get(target.rooms[0])
+            found = _NOBODY if room is None else room._fwdm
+        else:
+            union: dict[str, str] = {}
+            for name in target.rooms:
+                if name in rooms:
+                    union.update(rooms[name]._fwdm)
+            found = union
+        if target.excluded and found:
+            without: set[str] = set()
+            for name in target.excluded:
+                if name in rooms:
+                    without.update(rooms[name]._fwdm)
+            if without:
+                found = {sid: eio for sid, eio in found.items() if sid not in without}
+        return found
+
+    def _deliver(
+        self, namespace: str, target: Target, data: Data, callback: AckCallback | None = None
+    ) -> tuple[int, list[tuple[str, list[SharedPacket]]]]:
+        """Put an event on the queues of its local recipients.
+
+        Returns how many there were, and those (with their packets) whose ping is overdue: sending
+        to these closes them, which has to be awaited.
+        """
+        if self.server is None:
+            return 0, []
+        recipients = self._recipients(namespace, target)
+        if not recipients:
+            return 0, []
+        if callback is None:
+            return len(recipients), self._enqueue(
+                recipients.values(), self._packets(namespace, data)
+            )
+        overdue: list[tuple[str, list[SharedPacket]]] = []
+        for sid, eio_sid in recipients.items():
+            ack_id = self._generate_ack_id(sid, callback)
+            overdue += self._enqueue((eio_sid,), self._packets(namespace, data, ack_id))
+        return len(recipients), overdue
+
+    def _enqueue(
+        self, eio_sids: Collection[str], packets: list[SharedPacket]
+    ) -> list[tuple[str, list[SharedPacket]]]:
+        eio = self.server.eio
+        sockets = eio.sockets
+        oldest_ping = time.time() - eio.ping_timeout
+        overdue: list[tuple[str, list[SharedPacket]]] = []
+        single = packets[0] if len(packets) == 1 else None
+        for eio_sid in eio_sids:
+            socket = sockets.get(eio_sid)
+            if socket is None or socket.closed:
+                continue
+            if socket.last_ping and socket.last_ping < oldest_ping:
+                overdue.append((eio_sid, packets))
+            elif single is not None:
+                socket.queue.put_nowait(single)
+            else:
+                for packet in packets:
+                    socket.queue.put_nowait(packet)
+        return overdue
+
+    async def _send_overdue(self, overdue: list[tuple[str, list[SharedPacket]]]) -> None:
+        for eio_sid, packets in overdue:
+            for packet in packets:
+                await self.server._send_eio_packet(eio_sid, packet)
+
+    def _packets(
+        self, namespace: str, data: Data, ack_id: int | None = None
+    ) -> list[SharedPacket]:
+        """Encode an event (Socket.IO protocol v5, section "Packet encoding")."""
+        packet_class = self.server.packet_class
+        if packet_class.encode is not sio_packet.Packet.encode:
+            # another packet format, such as MessagePack: it encodes values, not JSON text
+            encoded = packet_class(
+                sio_packet.EVENT, namespace=namespace, data=self._value(data), id=ack_id
+            ).encode()
+            return [SharedPacket(p) for p in (encoded if isinstance(encoded, list) else [encoded])]
+        start = f"5{len(data.attachments)}-" if data.attachments else "2"
+        if namespace != "/":
+            start += namespace + ","
+        if ack_id is not None:
+            start += str(ack_id)
+        packets = [SharedPacket(start + data.json.decode())]
+        packets += map(SharedPacket, data.attachments)
+        return packets
+
+    def _value(self, data: Data) -> Any:
+        value = self._loads(data.json)
+        if data.attachments:
+            return sio_packet.Packet.reconstruct_binary(value, data.attachments)
+        return value
+
+    async def _checkpoint(self) -> None:
+        """Let other tasks run, when those that emit have not done so for a while."""
+        now = time.monotonic()
+        if now - self._last_yield >= _YIELD_AFTER:
+            await anyio.lowlevel.checkpoint()
+            self._last_yield = time.monotonic()
+        else:
+            await anyio.lowlevel.checkpoint_if_cancelled()

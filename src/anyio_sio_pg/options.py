@@ -1,0 +1,213 @@
+"""Every option, checked once, with the range in the error."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypedDict
+from urllib.parse import quote
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+Connect: TypeAlias = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
+OnError: TypeAlias = Callable[[Exception], object]
+
+MAX_PAYLOAD = 7_999
+"""Bytes that one notification can carry (PostgreSQL's NOTIFY_PAYLOAD_MAX_LENGTH less one)."""
+
+MAX_CHANNEL = 63
+"""Bytes that a channel's name can have (PostgreSQL's NAMEDATALEN less one)."""
+
+_SHORT_FORM = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
+_SECRETS = ("password", "sslpassword", "oauth_client_secret")
+
+
+class OptionValues(TypedDict, total=False):
+    """The options beside ``uri`` that the manager and the emitter take, with their types."""
+
+    listen_uri: str | None
+    connect: Connect | None
+    prefix: str
+    wire: Literal["cluster"]
+    requests_timeout: float
+    heartbeat_interval: float
+    heartbeat_timeout: float
+    table: str
+    payload_threshold: int
+    cleanup_interval: float
+    outbox_limit: int
+    publish_timeout: float
+    shutdown_timeout: float
+    on_error: OnError | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a manager or an emitter; all times are in seconds.
+
+    :raises ValueError: an option is out of range; the message names it, its value and the range,
+        and never holds a password.
+    :raises TypeError: an option is of a wrong type.
+    """
+
+    uri: str | None = field(default=None, repr=False)
+    listen_uri: str | None = field(default=None, repr=False)
+    connect: Connect | None = field(default=None, repr=False)
+    prefix: str = "socket.io"
+    wire: Literal["cluster"] = "cluster"
+    requests_timeout: float = 1.0
+    heartbeat_interval: float = 5.0
+    heartbeat_timeout: float = 10.0
+    table: str = "socket_io_attachments"
+    payload_threshold: int = 8_000
+    cleanup_interval: float = 30.0
+    outbox_limit: int = 10_000
+    publish_timeout: float = 10.0
+    shutdown_timeout: float = 5.0
+    on_error: OnError | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", _conninfo("uri", self.uri))
+        object.__setattr__(self, "listen_uri", _conninfo("listen_uri", self.listen_uri))
+        if self.connect is not None:
+            if not callable(self.connect):
+                raise TypeError(f"connect must be an async callable, not {self.connect!r}")
+            if self.uri is not None or self.listen_uri is not None:
+                raise ValueError("connect makes the connections itself: uri and listen_uri must be None")
+        if self.on_error is not None and not callable(self.on_error):
+            raise TypeError(f"on_error must be a callable or None, not {self.on_error!r}")
+        _text("prefix", self.prefix)
+        channel(self.prefix, "/")
+        if self.wire != "cluster":
+            raise ValueError(f"wire must be 'cluster', not {self.wire!r}")
+        table_parts(self.table)
+        _seconds("requests_timeout", self.requests_timeout, 0.001, 3_600)
+        _seconds("heartbeat_interval", self.heartbeat_interval, 0.01, 3_600)
+        _seconds("heartbeat_timeout", self.heartbeat_timeout, 0.02, 86_400)
+        if self.heartbeat_timeout <= self.heartbeat_interval:
+            raise ValueError(
+                "heartbeat_timeout must be more than heartbeat_interval"
+                f" ({self.heartbeat_interval!r}), not {self.heartbeat_timeout!r}"
+            )
+        _count("payload_threshold", self.payload_threshold, 1, MAX_PAYLOAD + 1)
+        _seconds("cleanup_interval", self.cleanup_interval, 1, 86_400)
+        _count("outbox_limit", self.outbox_limit, 1, 10_000_000)
+        _seconds("publish_timeout", self.publish_timeout, 0, 86_400)
+        _seconds("shutdown_timeout", self.shutdown_timeout, 0, 3_600)
+
+    @property
+    def max_inline(self) -> int:
+        """Bytes up to which a message travels in the notification itself."""
+        return min(self.payload_threshold - 1, MAX_PAYLOAD)
+
+    def redact(self, text: object) -> str:
+        """Return ``text`` without any password that the connection strings hold."""
+        result = str(text)
+        for conninfo in (self.uri, self.listen_uri):
+            for secret in _secrets(conninfo):
+                result = result.replace(secret, "***")
+        return result
+
+
+def channel(prefix: str, namespace: str) -> str:
+    """Return the name of the channel that carries a namespace: ``PREFIX#NAMESPACE``.
+
+    :raises ValueError: the name would have more than 63 bytes, PostgreSQL's limit, or a NUL.
+    """
+    name = f"{prefix}#{namespace}"
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"namespace {namespace!r} is not valid Unicode text") from None
+    if size > MAX_CHANNEL:
+        raise ValueError(
+            f"prefix {prefix!r} and namespace {namespace!r} make a channel name of {size} bytes;"
+            f" PostgreSQL allows 1 to {MAX_CHANNEL}"
+        )
+    if "\0" in name:
+        raise ValueError(f"namespace {namespace!r} must not hold a NUL character")
+    return name
+
+
+def table_parts(table: str) -> tuple[str, ...]:
+    """Split ``table`` or ``schema.table`` into its names, unquoted.
+
+    :raises ValueError: a part is empty, has more than 63 bytes or holds a NUL.
+    """
+    _text("table", table)
+    parts = tuple(table.split("."))
+    if len(parts) > 2 or not all(1 <= len(p.encode()) <= 63 and "\0" not in p for p in parts):
+        raise ValueError(
+            f"table must be NAME or SCHEMA.NAME, each of 1 to 63 bytes, not {table!r}"
+        )
+    return parts
+
+
+def _conninfo(name: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{name} must be a string or None, not {type(value).__name__}")
+    if _SHORT_FORM.fullmatch(value):
+        value = f"postgresql://{value}"
+    try:
+        parsed = conninfo_to_dict(value)
+    except psycopg.Error:
+        # libpq's message quotes parts of the string, which may hold the password
+        raise ValueError(
+            f"{name} is not a connection string that libpq takes: a URL"
+            " (postgresql://host/database), 'key=value' pairs, or HOST:PORT"
+        ) from None
+    timeout = parsed.get("connect_timeout")
+    if timeout is not None and not re.fullmatch(r"\s*-?\d+\s*", str(timeout)):
+        raise ValueError(f"{name}: connect_timeout must be whole seconds, not {timeout!r}")
+    return value
+
+
+def with_defaults(conninfo: str | None, **defaults: str | int) -> str:
+    """Add connection parameters that neither the string nor the environment sets."""
+    given = conninfo_to_dict(conninfo or "")
+    environment = {
+        option.keyword.decode(): option.envvar.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.envvar
+    }
+    missing = {
+        key: value
+        for key, value in defaults.items()
+        if key not in given and environment.get(key, "") not in os.environ
+    }
+    return make_conninfo(conninfo or "", **missing)
+
+
+def _secrets(conninfo: str | None) -> list[str]:
+    values = conninfo_to_dict(conninfo) if conninfo else {}
+    found = [str(values[key]) for key in _SECRETS if values.get(key)]
+    if password := os.environ.get("PGPASSWORD"):
+        found.append(password)
+    return sorted({*found, *(quote(secret, safe="") for secret in found)}, key=len, reverse=True)
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+
+
+def _seconds(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} must be {low:g} to {high:g} seconds, not {value!r}")
+
+
+def _count(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {low} to {high}, not {value!r}")

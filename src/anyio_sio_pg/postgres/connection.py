@@ -1,0 +1,345 @@
+"""psycopg's AsyncConnection on AnyIO: on asyncio and on Trio alike.
+
+psycopg's generators speak libpq's protocol and yield when they would block; only the waiting, the
+resolving of host names, the lock and the cancelling of a running query are tied to asyncio in
+:class:`psycopg.AsyncConnection`. Those are replaced here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import anyio
+import anyio.lowlevel
+import psycopg
+from psycopg import errors, generators, pq
+from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
+from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
+from psycopg.rows import tuple_row
+
+from ..errors import AdapterError
+from ..options import Options, with_defaults
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from psycopg.abc import RV, ConnDict, PQGen, PQGenConn
+
+_READ = 1
+_WRITE = 2
+_ACTIVE = pq.TransactionStatus.ACTIVE
+
+CONNECT_TIMEOUT = 10
+"""Seconds for each address to connect, where neither the uri nor PGCONNECT_TIMEOUT says so."""
+
+AnyConnection: TypeAlias = "psycopg.AsyncConnection[Any]"
+
+
+class AnyIOConnection(psycopg.AsyncConnection[Any]):
+    """A psycopg connection whose every wait goes through AnyIO.
+
+    It is used like :class:`psycopg.AsyncConnection`. ``cancel_timeout`` bounds, in seconds, how
+    long a cancelled call may go on to stop its query on the server; after that the connection is
+    closed.
+    """
+
+    cancel_timeout: float = 5.0
+
+    def __init__(self, pgconn: pq.abc.PGconn, row_factory: Any = tuple_row):
+        super().__init__(pgconn, row_factory)
+        self.lock = cast("Any", anyio.Lock())
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect to the first server that can be reached and return the connection.
+
+        Takes what :meth:`psycopg.AsyncConnection.connect` takes.
+
+        :raises psycopg.OperationalError: no server could be reached within ``connect_timeout``
+            (seconds, for each address; libpq's rules) or it refused the connection.
+        """
+        options = {
+            name: kwargs.pop(name)
+            for name in ("autocommit", "prepare_threshold", "context", "row_factory")
+            if name in kwargs
+        }
+        cursor_factory = kwargs.pop("cursor_factory", None)
+        params = conninfo_to_dict(conninfo, **kwargs)
+        timeout = timeout_from_conninfo(params)
+        failures: list[errors.Error] = []
+        for attempt in await _attempts(params):
+            try:
+                with anyio.fail_after(timeout):
+                    rv = await _wait_connection(cls._connect_gen(make_conninfo("", **attempt)))
+            except TimeoutError:
+                failures.append(
+                    errors.ConnectionTimeout(f"connection timeout expired ({_where(attempt)})")
+                )
+            except errors.Error as exc:
+                failures.append(exc)
+            else:
+                rv._autocommit = bool(options.get("autocommit", False))
+                rv.prepare_threshold = options.get("prepare_threshold", 5)
+                if options.get("row_factory") is not None:
+                    rv.row_factory = options["row_factory"]
+                if cursor_factory is not None:
+                    rv.cursor_factory = cursor_factory
+                if options.get("context") is not None:
+                    rv._adapters = psycopg.adapt.AdaptersMap(options["context"].adapters)
+                return rv
+        if len(failures) == 1:
+            raise failures[0]
+        raise type(failures[-1])("; ".join(str(failure).strip() for failure in failures))
+
+    async def wait(
+        self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None
+    ) -> RV:
+        """Run a generator that works on the connection until it ends.
+
+        :raises psycopg.errors._WaitTimeout: it did not end within ``timeout`` seconds.
+        """
+        try:
+            if timeout is None:
+                return await _wait(gen, self.pgconn.socket)
+            with anyio.move_on_after(timeout):
+                return await _wait(gen, self.pgconn.socket)
+            raise errors._WaitTimeout("wait timeout expired")
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit):
+            if self.pgconn.transaction_status == _ACTIVE:
+                await self._stop_query(gen)
+            raise
+
+    async def _stop_query(self, gen: PQGen[Any]) -> None:
+        """Cancel the running query and read its end; close the connection where that fails."""
+        stopped = False
+        with anyio.move_on_after(self.cancel_timeout, shield=True):
+            try:
+                await self.cancel_safe(timeout=self.cancel_timeout)
+                await _wait(gen, self.pgconn.socket)
+                stopped = True
+            except errors.QueryCanceled:
+                stopped = True
+            except errors.Error:
+                pass
+        if not stopped:
+            self._finish()
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Ask the server to cancel the query that is running.
+
+        :raises psycopg.errors.CancellationTimeout: that took more than ``timeout`` seconds.
+        """
+        if not self._should_cancel():
+            return
+        try:
+            with anyio.fail_after(timeout or None):
+                if psycopg.capabilities.has_cancel_safe():
+                    await _wait_connection(self._cancel_gen())
+                else:
+                    await anyio.to_thread.run_sync(self.cancel)
+        except TimeoutError:
+            raise errors.CancellationTimeout("cancellation timeout expired") from None
+
+    async def close(self) -> None:
+        """Close the connection at once; the server ends the session soon after."""
+        if self.closed:
+            return
+        self._closed = True
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.closed:
+            anyio.notify_closing(self.pgconn.socket)
+        self.pgconn.finish()
+
+
+async def open_session(options: Options, *, listening: bool) -> AnyConnection:
+    """Make a connection for publishing or listening, in autocommit mode and in UTF-8.
+
+    :raises AdapterError: PostgreSQL could not be reached or refused; no password is in the text.
+    """
+    role = "listener" if listening else "publisher"
+    try:
+        if options.connect is not None:
+            connection: AnyConnection = await options.connect()
+            if not isinstance(connection, psycopg.AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise AdapterError(
+                    "connect must return a psycopg.AsyncConnection (on Trio, an AnyIOConnection),"
+                    f" not {type(connection).__name__}"
+                )
+        else:
+            uri = options.listen_uri if listening and options.listen_uri else options.uri
+            connection = await AnyIOConnection.connect(
+                with_defaults(
+                    uri,
+                    connect_timeout=CONNECT_TIMEOUT,
+                    client_encoding="UTF8",
+                    fallback_application_name=f"anyio-sio-pg {role}",
+                )
+            )
+    except (psycopg.Error, OSError) as exc:
+        raise AdapterError(
+            f"the {role} cannot connect to PostgreSQL: {options.redact(exc).strip()}"
+        ) from None
+    try:
+        # a pooler hands statements to sessions that have not prepared them
+        connection.prepare_threshold = None
+        if not connection.autocommit:
+            await connection.set_autocommit(True)
+        if connection.info.encoding != "utf-8":
+            await connection.execute("SET client_encoding TO 'UTF8'")
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def close_session(connection: AnyConnection, timeout: float) -> bool:
+    """Close a connection and wait until the server has ended the session.
+
+    Returns whether it has, within ``timeout`` seconds: it is then gone from ``pg_stat_activity``.
+    """
+    if connection.closed:
+        await connection.close()
+        return True
+    watch = _duplicate(connection.pgconn.socket)
+    await connection.close()
+    if watch is None:
+        return True
+    ended = False
+    try:
+        with anyio.move_on_after(timeout):
+            while not ended:
+                await anyio.wait_readable(watch)
+                try:
+                    ended = not watch.recv(65_536)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    ended = True
+    finally:
+        anyio.notify_closing(watch)
+        watch.close()
+    return ended
+
+
+def _duplicate(fd: int) -> socket.socket | None:
+    if sys.platform == "win32":
+        # a socket of libpq's cannot be duplicated there by its number
+        return None
+    watch = socket.socket(fileno=os.dup(fd))
+    watch.setblocking(False)
+    return watch
+
+
+def backoff(attempt: int, first: float = 0.05, most: float = 5.0) -> float:
+    """Return the seconds to wait before the ``attempt``-th retry (from 0): growing, jittered."""
+    return min(most, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+async def _wait(gen: PQGen[RV], fd: int) -> RV:
+    try:
+        wanted: int = next(gen)
+        while True:
+            wanted = gen.send(cast("Any", await _ready(fd, wanted)))
+    except StopIteration as stop:
+        return cast("RV", stop.value)
+    except (OSError, anyio.ClosedResourceError) as exc:
+        raise errors.OperationalError("connection socket closed") from exc
+
+
+async def _wait_connection(gen: PQGenConn[RV]) -> RV:
+    try:
+        fd, wanted = next(gen)
+        while True:
+            fd, wanted = gen.send(cast("Any", await _ready(fd, wanted)))
+    except StopIteration as stop:
+        return cast("RV", stop.value)
+    except (OSError, anyio.ClosedResourceError) as exc:
+        raise errors.OperationalError("connection socket closed") from exc
+
+
+async def _ready(fd: int, wanted: int) -> int:
+    """Wait until a socket can be read from or written to, as wanted; return which."""
+    if wanted == _READ:
+        await anyio.wait_readable(fd)
+        return _READ
+    if wanted == _WRITE:
+        await anyio.wait_writable(fd)
+        return _WRITE
+    # a socket to be written to nearly always can be: a look is cheaper than two tasks
+    if ready := _look(fd):
+        return ready
+    ready = 0
+    async with anyio.create_task_group() as tg:
+
+        async def until(which: int) -> None:
+            nonlocal ready
+            await (anyio.wait_readable(fd) if which == _READ else anyio.wait_writable(fd))
+            ready |= which
+            tg.cancel_scope.cancel()
+
+        tg.start_soon(until, _READ)
+        tg.start_soon(until, _WRITE)
+    return ready
+
+
+def _look(fd: int) -> int:
+    readable, writable, _ = (
+        _poll(fd) if hasattr(select, "poll") else select.select([fd], [fd], [], 0)
+    )
+    return (_READ if readable else 0) | (_WRITE if writable else 0)
+
+
+def _poll(fd: int) -> tuple[int, int, int]:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN | select.POLLOUT)
+    found = poll.poll(0)
+    mask = found[0][1] if found else 0
+    broken = mask & ~(select.POLLIN | select.POLLOUT)
+    return (mask & select.POLLIN) | broken, mask & select.POLLOUT, 0
+
+
+def _where(attempt: ConnDict) -> str:
+    host = attempt.get("host") or attempt.get("hostaddr") or "local socket"
+    return f"host {str(host)!r}, port {attempt.get('port') or 5432}"
+
+
+async def _attempts(params: ConnDict) -> list[ConnDict]:
+    """Return the connections to try: each host, and each address of a host, by itself."""
+    standby_first = get_param(params, "target_session_attrs") == "prefer-standby"
+    if standby_first:
+        params = {k: v for k, v in params.items() if k != "target_session_attrs"}
+    attempts: list[ConnDict] = []
+    unresolved: list[str] = []
+    for attempt in split_attempts(params):
+        try:
+            attempts += await _resolve(attempt)
+        except OSError as exc:
+            unresolved.append(f"failed to resolve host {attempt.get('host')!r}: {exc}")
+    if not attempts:
+        raise errors.OperationalError("; ".join(unresolved))
+    if get_param(params, "load_balance_hosts") == "random":
+        random.shuffle(attempts)
+    if standby_first:
+        attempts = [{**a, "target_session_attrs": "standby"} for a in attempts] + attempts
+    return attempts
+
+
+async def _resolve(params: ConnDict) -> list[ConnDict]:
+    host = get_param(params, "host")
+    local = not host or host.startswith("/") or host[1:2] == ":" or host.startswith("@")
+    if local or get_param(params, "hostaddr"):
+        return [params]
+    assert host is not None  # noqa: S101 - for the type checkers
+    if is_ip_address(host):
+        return [{**params, "hostaddr": host}]
+    default = get_param_def("port")
+    port = get_param(params, "port") or (default and default.compiled) or "5432"
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [{**params, "hostaddr": str(item[4][0])} for item in found]

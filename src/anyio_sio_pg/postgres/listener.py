@@ -1,0 +1,297 @@
+"""LISTEN, attachments in order, and reconnection."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+import psycopg
+from anyio.abc import TaskStatus
+from psycopg import sql
+
+from ..errors import AdapterError, ConnectionLostError
+from ..protocol.messages import Attached, Message
+from .connection import AnyConnection, backoff, close_session
+from .publisher import Open, Report
+
+logger = logging.getLogger("anyio_sio_pg")
+
+_FETCH_AT_ONCE = 32
+_DELIVER_AT_ONCE = 256
+
+
+class Receiver(Protocol):
+    """Who takes what the listener hears."""
+
+    def decode(self, channel: bytes, payload: bytes) -> Message | None:
+        """Decode a notification; None when it is nothing for this node."""
+
+    def deliver(self, message: Message, body: bytes | None) -> None:
+        """Take a message, in order; ``body`` is the attachment of an :class:`.Attached`."""
+
+    def unavailable(self, message: Attached, reason: str) -> None:
+        """Take note that an attachment cannot be read any more."""
+
+    def listening(self) -> None:
+        """Take note that every channel is listened to (again)."""
+
+
+class _LostError(Exception):
+    """The listening connection is of no more use."""
+
+
+class Listener:
+    """Listens on channels and delivers what comes, in the order in which PostgreSQL commits it.
+
+    The task that runs it is alone on its connection: it reads notifications, runs LISTEN and
+    fetches attachments. ``open`` makes a connection; ``deadline`` is the seconds that a statement
+    may take before the connection counts as dead.
+    """
+
+    def __init__(
+        self,
+        *,
+        open: Open,
+        table: str,
+        receiver: Receiver,
+        deadline: float,
+        report: Report,
+        redact: Callable[[object], str] = str,
+    ):
+        self._open = open
+        self._table = table
+        self._receiver = receiver
+        self._deadline = deadline
+        self._report = report
+        self._redact = redact
+        self._channels: set[str] = set()
+        self._commands: deque[tuple[str, anyio.Event]] = deque()
+        self._inbox: deque[Any] = deque()
+        self._pending: deque[Message] = deque()
+        self._wake: anyio.CancelScope | None = None
+        self._stop = anyio.CancelScope(shield=True)
+        self._broken: str | None = None
+        self.connected = False
+        self.reconnects = 0
+
+    async def listen(self, channel: str) -> None:
+        """Listen on a channel from now on; return when that is in force.
+
+        While there is no connection it returns at once: the channel is listened to with the rest
+        when the connection is back.
+        """
+        if channel in self._channels:
+            await anyio.lowlevel.checkpoint()
+            return
+        self._channels.add(channel)
+        await self._command(_statement("LISTEN", channel))
+
+    async def unlisten(self, channel: str) -> None:
+        """Stop listening on a channel."""
+        self._channels.discard(channel)
+        await self._command(_statement("UNLISTEN", channel))
+
+    async def _command(self, query: str) -> None:
+        if not self.connected:
+            await anyio.lowlevel.checkpoint()
+            return
+        done = anyio.Event()
+        self._commands.append((query, done))
+        self._rouse()
+        await done.wait()
+
+    def reconnect(self, reason: str) -> None:
+        """Give up the connection and make a new one."""
+        self._broken = reason
+        self._rouse()
+
+    def stop(self) -> None:
+        """Make :meth:`run` end, whatever it is doing."""
+        self._stop.cancel()
+
+    async def run(
+        self, connection: AnyConnection, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen until :meth:`stop`, beginning on an open connection.
+
+        It has started when all channels named so far are listened to.
+        """
+        current: AnyConnection | None = connection
+        first = True
+        attempt = 0
+        try:
+            with self._stop:
+                while True:
+                    try:
+                        if current is None:
+                            current = await self._open()
+                        await self._listen_all(current)
+                        if first:
+                            task_status.started()
+                        else:
+                            self.reconnects += 1
+                            logger.info("the listener is connected again")
+                        first = False
+                        await self._read(current)
+                    except (_LostError, psycopg.Error, AdapterError) as exc:
+                        was_connected = self.connected
+                        self._disconnected()
+                        if current is not None:
+                            await current.close()
+                        current = None
+                        if first:
+                            raise AdapterError(
+                                f"the listener cannot LISTEN: {self._redact(exc).strip()}"
+                            ) from None
+                        attempt = 0 if was_connected else attempt + 1
+                        if attempt == 0:
+                            self._report(
+                                ConnectionLostError(
+                                    f"the listener lost its session: {self._redact(exc).strip()}"
+                                )
+                            )
+                        elif attempt == 1:
+                            self._report(
+                                ConnectionLostError(
+                                    "the listener cannot connect again yet:"
+                                    f" {self._redact(exc).strip()}"
+                                )
+                            )
+                        await anyio.sleep(backoff(attempt))
+        finally:
+            self._disconnected()
+            if current is not None:
+                with anyio.CancelScope(shield=True):
+                    await close_session(current, 1.0)
+
+    async def _listen_all(self, connection: AnyConnection) -> None:
+        self._broken = None
+        self._decode()
+        connection.pgconn.notify_handler = self._inbox.append
+        done: set[str] = set()
+        while todo := self._channels - done:
+            await self._execute(connection, ";".join(_statement("LISTEN", c) for c in sorted(todo)))
+            done |= todo
+        self.connected = True
+        self._receiver.listening()
+
+    def _disconnected(self) -> None:
+        self.connected = False
+        while self._commands:
+            self._commands.popleft()[1].set()
+
+    async def _read(self, connection: AnyConnection) -> None:
+        pgconn = connection.pgconn
+        while True:
+            if self._broken is not None:
+                raise _LostError(self._broken)
+            while self._commands:
+                query, done = self._commands[0]
+                await self._execute(connection, query)
+                self._commands.popleft()
+                done.set()
+            self._collect(connection)
+            if self._inbox or self._pending:
+                self._decode()
+                await self._deliver(connection)
+                await anyio.lowlevel.checkpoint()
+            else:
+                await self._wait(pgconn.socket)
+            try:
+                pgconn.consume_input()
+            except psycopg.Error:
+                # what came before the end is still there to be read
+                self._collect(connection)
+                raise
+            if connection.closed:
+                raise _LostError("the server ended it")
+
+    def _collect(self, connection: AnyConnection) -> None:
+        pgconn = connection.pgconn
+        while (notification := pgconn.notifies()) is not None:
+            self._inbox.append(notification)
+
+    async def _wait(self, fd: int) -> None:
+        with anyio.CancelScope() as scope:
+            self._wake = scope
+            try:
+                await anyio.wait_readable(fd)
+            except (OSError, anyio.ClosedResourceError) as exc:
+                raise _LostError("its socket was closed") from exc
+            finally:
+                self._wake = None
+
+    def _rouse(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+
+    def _decode(self) -> None:
+        inbox = self._inbox
+        decode = self._receiver.decode
+        while inbox:
+            notification = inbox.popleft()
+            message = decode(notification.relname, notification.extra)
+            if message is not None:
+                self._pending.append(message)
+
+    async def _deliver(self, connection: AnyConnection) -> None:
+        """Deliver what is pending, in order; what cannot be yet stays for the next connection."""
+        pending = self._pending
+        bodies: dict[int, bytes] = {}
+        count = 0
+        while pending:
+            message = pending[0]
+            if isinstance(message, Attached):
+                if message.attachment_id not in bodies:
+                    bodies = await self._fetch(connection)
+                body = bodies.pop(message.attachment_id, None)
+                pending.popleft()
+                if body is None:
+                    self._receiver.unavailable(message, "its row is gone from the table")
+                else:
+                    self._receiver.deliver(message, body)
+            else:
+                pending.popleft()
+                self._receiver.deliver(message, None)
+            count += 1
+            if count % _DELIVER_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+
+    async def _fetch(self, connection: AnyConnection) -> dict[int, bytes]:
+        ids: list[int] = []
+        for message in self._pending:
+            if isinstance(message, Attached):
+                ids.append(message.attachment_id)
+                if len(ids) == _FETCH_AT_ONCE:
+                    break
+        try:
+            rows = await self._execute(
+                connection,
+                f"SELECT id, payload FROM {self._table.replace('%', '%%')} WHERE id = ANY(%b)",  # noqa: S608
+                [ids],
+            )
+        except psycopg.Error as exc:
+            if connection.closed or exc.sqlstate is None:
+                raise
+            self._report(
+                AdapterError(f"the attachments cannot be read: {self._redact(exc).strip()}")
+            )
+            return {}
+        return {row[0]: row[1] for row in rows if row[1] is not None}
+
+    async def _execute(
+        self, connection: AnyConnection, query: str, parameters: list[Any] | None = None
+    ) -> list[Any]:
+        with anyio.move_on_after(self._deadline):
+            cursor = await connection.execute(query.encode(), parameters, binary=bool(parameters))
+            return await cursor.fetchall() if parameters else []
+        raise _LostError(f"a statement had no answer within {self._deadline:g} s")
+
+
+def _statement(command: str, channel: str) -> str:
+    return f"{command} {sql.Identifier(channel).as_string(None)}"

@@ -1,0 +1,418 @@
+"""The outbox and its group commit."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+import psycopg
+from anyio.abc import TaskStatus
+
+from ..errors import AdapterClosedError, AdapterError, ConnectionLostError, PublishError
+from ..protocol.batch import statement, take
+from ..protocol.wire import Outgoing
+from .connection import AnyConnection, backoff, close_session
+
+logger = logging.getLogger("anyio_sio_pg")
+
+Open = Callable[[], Awaitable[AnyConnection]]
+Prepare = Callable[[AnyConnection], Awaitable[None]]
+Report = Callable[[Exception], None]
+
+_QUEUE_FULL = "54000"
+_UNDEFINED_TABLE = "42P01"
+_RECONNECT = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_RETRY_CLASSES = ("40", "53", "55", "57")
+_CONTROL_RESERVE = 2
+"""Control messages (heartbeats, answers) may fill the outbox up to this multiple of its limit."""
+
+
+class Statement(Protocol):
+    """Something to run on the publishing connection between two batches."""
+
+    async def __call__(self, connection: AnyConnection, /) -> Any:
+        """Run it."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A message that waits for room."""
+
+    make: Callable[[], Outgoing]
+    done: anyio.Event
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class _Job:
+    """A statement that waits for its turn on the connection."""
+
+    run: Statement
+    done: anyio.Event
+    result: Any = None
+    error: Exception | None = None
+
+
+class _LostError(Exception):
+    """The publishing connection is of no more use."""
+
+
+class Publisher:
+    """Commits messages in the order in which they were put in, a batch in one statement.
+
+    While a batch is being committed the next one fills. A batch whose fate is unknown, because the
+    connection broke before the answer, is sent again on the next connection.
+
+    ``open`` makes a connection; ``prepare`` makes the attachments table usable on it;
+    ``limit`` is the outbox's size in messages; ``deadline`` the seconds after which a batch without
+    an answer means that the connection is dead; ``patience`` the seconds for which a batch that the
+    server refuses for want of resources is tried again.
+    """
+
+    def __init__(
+        self,
+        *,
+        open: Open,
+        prepare: Prepare,
+        table: str,
+        limit: int,
+        deadline: float,
+        patience: float,
+        report: Report,
+        redact: Callable[[object], str] = str,
+    ):
+        self._open = open
+        self._prepare = prepare
+        self._table = table
+        self._limit = limit
+        self._deadline = deadline
+        self._patience = patience
+        self._report = report
+        self._redact = redact
+        self._outbox: deque[Outgoing] = deque()
+        self._accepted = 0
+        self._settled = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._jobs: deque[_Job] = deque()
+        self._flushes: deque[tuple[int, anyio.Event]] = deque()
+        self._commits: deque[tuple[int, Callable[[], None]]] = deque()
+        self._wake: anyio.CancelScope | None = None
+        self._stop = anyio.CancelScope(shield=True)
+        self._connection: AnyConnection | None = None
+        self._refusal = ""
+        self.closed = False
+        self.batches = 0
+        self.sent = 0
+        self.dropped = 0
+        self.reconnects = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session."""
+        return self._connection is not None
+
+    @property
+    def depth(self) -> int:
+        """Messages in the outbox."""
+        return len(self._outbox)
+
+    def put(self, message: Outgoing, committed: Callable[[], None] | None = None) -> None:
+        """Add a message; ``committed`` is called once it has been sent (or refused)."""
+        self._outbox.append(message)
+        self._accepted += 1
+        if committed is not None:
+            self._commits.append((self._accepted, committed))
+        self._rouse()
+
+    def put_control(
+        self, message: Outgoing, committed: Callable[[], None] | None = None
+    ) -> bool:
+        """Add a message without waiting for room, unless there is far too much; tell whether."""
+        if self.closed or len(self._outbox) >= self._limit * _CONTROL_RESERVE + 100:
+            self.dropped += 1
+            return False
+        self.put(message, committed)
+        return True
+
+    async def offer(self, make: Callable[[], Outgoing], timeout: float) -> None:
+        """Add a message as soon as there is room, first come first served.
+
+        ``make`` is called when its turn has come, so that numbers are given in that order.
+
+        :raises PublishError: there was no room within ``timeout`` seconds.
+        :raises AdapterClosedError: the publisher is closed.
+        """
+        if self.closed:
+            raise AdapterClosedError("the adapter is closed")
+        if not self._waiting and len(self._outbox) < self._limit:
+            self.put(make())
+            return
+        entry = _Waiting(make, anyio.Event())
+        self._waiting.append(entry)
+        try:
+            with anyio.fail_after(timeout):
+                await entry.done.wait()
+        except TimeoutError:
+            if entry in self._waiting:
+                raise PublishError(
+                    f"the outbox is full: {len(self._outbox)} messages wait for PostgreSQL, and"
+                    f" there was no room for another within {timeout:g} s",
+                    1,
+                ) from None
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+        if entry.error is not None:
+            raise entry.error
+
+    async def flush(self) -> None:
+        """Return when all that was put in before has been committed or refused.
+
+        :raises AdapterClosedError: the publisher was closed meanwhile.
+        """
+        if self._settled >= self._accepted:
+            await anyio.lowlevel.checkpoint()
+            return
+        goal = self._accepted
+        done = anyio.Event()
+        self._flushes.append((goal, done))
+        await done.wait()
+        if self._settled < goal:
+            raise AdapterClosedError("closed before everything was sent")
+
+    async def execute(self, run: Statement) -> Any:
+        """Run something else on the publishing connection, between two batches.
+
+        :raises ConnectionLostError: there is no connection, or it broke.
+        """
+        if self._connection is None:
+            raise ConnectionLostError("the publisher has no connection")
+        job = _Job(run, anyio.Event())
+        self._jobs.append(job)
+        self._rouse()
+        await job.done.wait()
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    async def run(
+        self, connection: AnyConnection, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Publish until :meth:`stop`, beginning on an open connection."""
+        current: AnyConnection | None = connection
+        try:
+            with self._stop:
+                task_status.started()
+                while True:
+                    if current is None:
+                        current = await self._reconnect()
+                    self._connection = current
+                    try:
+                        await self._publish(current)
+                    except (_LostError, psycopg.Error) as exc:
+                        self._connection = None
+                        await current.close()
+                        current = None
+                        lost = ConnectionLostError(
+                            f"the publisher lost its session: {self._redact(exc).strip()}"
+                        )
+                        self._fail_jobs(lost)
+                        self._report(lost)
+        finally:
+            self._connection = None
+            self.closed = True
+            self._release()
+            if current is not None:
+                with anyio.CancelScope(shield=True):
+                    await close_session(current, 1.0)
+
+    def stop(self) -> None:
+        """Make :meth:`run` end, whatever it is doing."""
+        self.closed = True
+        self._stop.cancel()
+
+    async def _reconnect(self) -> AnyConnection:
+        attempt = 0
+        while True:
+            await anyio.sleep(backoff(attempt))
+            try:
+                connection = await self._open()
+            except (AdapterError, psycopg.Error) as exc:
+                if attempt == 0:
+                    self._report(ConnectionLostError(str(exc)))
+                attempt += 1
+            else:
+                self.reconnects += 1
+                logger.info("the publisher is connected again")
+                return connection
+
+    async def _publish(self, connection: AnyConnection) -> None:
+        while True:
+            while self._jobs:
+                await self._run_job(connection, self._jobs.popleft())
+            if batch := take(self._outbox):
+                await self._send(connection, batch)
+            elif not self._jobs:
+                await self._idle(connection)
+
+    async def _run_job(self, connection: AnyConnection, job: _Job) -> None:
+        try:
+            with anyio.fail_after(self._deadline):
+                job.result = await job.run(connection)
+        except (psycopg.Error, TimeoutError) as exc:
+            job.error = ConnectionLostError(self._redact(exc).strip())
+            if connection.closed:
+                raise _LostError(str(job.error)) from None
+        finally:
+            job.done.set()
+
+    async def _idle(self, connection: AnyConnection) -> None:
+        """Wait for a message, or for the server to say that the session is over."""
+        with anyio.CancelScope() as scope:
+            self._wake = scope
+            try:
+                await anyio.wait_readable(connection.pgconn.socket)
+            except (OSError, anyio.ClosedResourceError) as exc:
+                raise _LostError("its socket was closed") from exc
+            finally:
+                self._wake = None
+            connection.pgconn.consume_input()
+            if connection.closed:
+                raise _LostError("the server ended it")
+
+    async def _send(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
+        started = anyio.current_time()
+        attempt = 0
+        mended = False
+        while True:
+            try:
+                await self._execute(connection, batch)
+            except psycopg.Error as exc:
+                _raise_if_lost(connection, exc)
+                state = exc.sqlstate or ""
+                if state == _UNDEFINED_TABLE and not mended:
+                    mended = True
+                    if await self._mend(connection):
+                        continue
+                    break
+                if state == _QUEUE_FULL:
+                    await self._heal_queue(connection, exc, attempt)
+                elif not state.startswith(_RETRY_CLASSES) or (
+                    anyio.current_time() - started >= self._patience
+                ):
+                    break
+                await anyio.sleep(backoff(attempt))
+                attempt += 1
+            else:
+                self._sent(len(batch))
+                return
+        await self._send_apart(connection, batch)
+
+    async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
+        query, parameters = statement(batch, self._table)
+        self._refusal = ""
+        with anyio.move_on_after(self._deadline) as scope:
+            try:
+                await connection.execute(query.encode(), parameters, binary=True)
+            except psycopg.Error as exc:
+                self._refusal = str(exc).strip()
+                raise
+        if scope.cancelled_caught:
+            raise _LostError(f"a batch had no answer within {self._deadline:g} s")
+
+    async def _heal_queue(
+        self, connection: AnyConnection, error: psycopg.Error, attempt: int
+    ) -> None:
+        # without this call PostgreSQL goes on refusing after the cause has gone
+        await connection.execute("SELECT pg_catalog.pg_notification_queue_usage()")
+        if attempt == 0:
+            self._report(
+                ConnectionLostError(
+                    "PostgreSQL's notification queue is full: some session listens and does not"
+                    f" read ({str(error).strip()}); what is in the outbox waits"
+                )
+            )
+
+    async def _mend(self, connection: AnyConnection) -> bool:
+        try:
+            await self._prepare(connection)
+        except (AdapterError, psycopg.Error) as exc:
+            self._report(exc if isinstance(exc, AdapterError) else AdapterError(self._redact(exc)))
+            return False
+        return True
+
+    async def _send_apart(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
+        """Send a refused batch in halves, until the message that is to blame stands alone."""
+        if len(batch) == 1:
+            self.dropped += 1
+            self._settle(1)
+            self._report(
+                PublishError(f"PostgreSQL refused a message: {self._redact(self._refusal)}", 1)
+            )
+            return
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]):
+            try:
+                await self._execute(connection, part)
+            except psycopg.Error as exc:
+                _raise_if_lost(connection, exc)
+                await self._send_apart(connection, part)
+            else:
+                self._sent(len(part))
+
+    def _sent(self, count: int) -> None:
+        self.batches += 1
+        self.sent += count
+        self._settle(count)
+
+    def _settle(self, count: int) -> None:
+        for _ in range(count):
+            self._outbox.popleft()
+        self._settled += count
+        while self._commits and self._commits[0][0] <= self._settled:
+            self._commits.popleft()[1]()
+        while self._flushes and self._flushes[0][0] <= self._settled:
+            self._flushes.popleft()[1].set()
+        self._admit()
+
+    def _admit(self) -> None:
+        """Take in, of the messages that wait, as many as there is room for."""
+        while self._waiting and len(self._outbox) < self._limit:
+            entry = self._waiting.popleft()
+            try:
+                self.put(entry.make())
+            except Exception as exc:
+                entry.error = exc
+            entry.done.set()
+
+    def _rouse(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+
+    def _fail_jobs(self, error: Exception) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            job.error = error
+            job.done.set()
+
+    def _release(self) -> None:
+        """Let everyone who waits find that the publisher is closed."""
+        self._fail_jobs(ConnectionLostError("the publisher is closed"))
+        while self._waiting:
+            entry = self._waiting.popleft()
+            entry.error = AdapterClosedError("closed while the message waited for room")
+            entry.done.set()
+        while self._flushes:
+            self._flushes.popleft()[1].set()
+
+
+def _raise_if_lost(connection: AnyConnection, error: psycopg.Error) -> None:
+    state = error.sqlstate or ""
+    if connection.closed or state in _RECONNECT or state.startswith("08"):
+        raise error

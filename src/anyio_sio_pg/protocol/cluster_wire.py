@@ -1,0 +1,649 @@
+"""Node's format: that of ``@socket.io/postgres-adapter`` 0.5 and ``@socket.io/postgres-emitter``.
+
+One channel for each namespace; a payload is one JSON object ``{uid, type, nsp, data}``. Node
+ignores keys that it does not know, so ours add ``seq`` (the sender's number), ``origin`` (which
+emitter), ``probe`` (a heartbeat that its sender listens for), ``want`` and ``settle`` (a shorter or
+a later answer to FETCH_SOCKETS) and ``args`` (all the arguments of an acknowledgement).
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, TypeAlias, cast
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from .. import options
+from ..errors import ProtocolError
+from .messages import (
+    EVERYONE,
+    AdapterClose,
+    Attached,
+    Broadcast,
+    BroadcastAck,
+    BroadcastClientCount,
+    Data,
+    DisconnectSockets,
+    FetchSockets,
+    FetchSocketsResponse,
+    Heartbeat,
+    Message,
+    Room,
+    ServerSideEmit,
+    ServerSideEmitResponse,
+    SocketInfo,
+    SocketsJoin,
+    SocketsLeave,
+    Target,
+    Want,
+    find_binary,
+    join_binary,
+)
+from .wire import Outgoing
+
+RESERVED_EVENTS: Final = (
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+)
+"""Event names that make the official clients drop their connection when they come in a packet."""
+
+_RESERVED_STARTS = tuple(f'["{event}"'.encode() for event in RESERVED_EVENTS)
+_MAX_HEAD_ROOMS = 16
+_MAX_HEAD_ROOMS_BYTES = 1_024
+_MAX_BIGINT = 2**63 - 1
+
+_Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+_Number: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_BIGINT)]
+
+
+class _Flags(Struct):
+    timeout: float | None = None
+
+
+class _Opts(Struct):
+    rooms: tuple[Room, ...] = ()
+    except_: tuple[Room, ...] = msgspec.field(default=(), name="except")
+    flags: _Flags | None = None
+
+
+class _Packet(Struct):
+    data: Raw
+    type: int = 2
+
+
+class _BroadcastBody(Struct):
+    packet: _Packet
+    opts: _Opts
+    requestId: _Id | None = None
+
+
+class _RoomsBody(Struct):
+    opts: _Opts
+    rooms: tuple[Room, ...]
+
+
+class _DisconnectBody(Struct):
+    opts: _Opts
+    close: bool = False
+
+
+class _FetchBody(Struct):
+    opts: _Opts
+    requestId: _Id
+    want: Want = "sockets"
+    settle: bool = False
+
+
+class _FetchResponseBody(Struct):
+    requestId: _Id
+    sockets: tuple[SocketInfo, ...] = ()
+    rooms: tuple[Room, ...] | None = None
+
+
+class _ServerSideBody(Struct):
+    packet: Raw
+    requestId: _Id | None = None
+
+
+class _AnswerBody(Struct):
+    requestId: _Id
+    packet: Raw | None = None
+    args: Raw | None = None
+
+
+class _CountBody(Struct):
+    requestId: _Id
+    clientCount: _Number
+
+
+class _Envelope(Struct, kw_only=True, tag_field="type"):
+    uid: _Id
+    seq: _Number | None = None
+    origin: _Id | None = None
+    attachmentId: str | int | None = None
+    rooms: tuple[Room, ...] | None = None
+
+
+class _InitialHeartbeat(_Envelope, kw_only=True, tag=1):
+    probe: _Number | None = None
+
+
+class _Heartbeat(_Envelope, kw_only=True, tag=2):
+    probe: _Number | None = None
+
+
+class _Broadcast(_Envelope, kw_only=True, tag=3):
+    data: _BroadcastBody | None = None
+
+
+class _SocketsJoin(_Envelope, kw_only=True, tag=4):
+    data: _RoomsBody | None = None
+
+
+class _SocketsLeave(_Envelope, kw_only=True, tag=5):
+    data: _RoomsBody | None = None
+
+
+class _DisconnectSockets(_Envelope, kw_only=True, tag=6):
+    data: _DisconnectBody | None = None
+
+
+class _FetchSockets(_Envelope, kw_only=True, tag=7):
+    data: _FetchBody | None = None
+
+
+class _FetchSocketsResponse(_Envelope, kw_only=True, tag=8):
+    data: _FetchResponseBody | None = None
+
+
+class _ServerSideEmit(_Envelope, kw_only=True, tag=9):
+    data: _ServerSideBody | None = None
+
+
+class _ServerSideEmitResponse(_Envelope, kw_only=True, tag=10):
+    data: _AnswerBody | None = None
+
+
+class _BroadcastClientCount(_Envelope, kw_only=True, tag=11):
+    data: _CountBody | None = None
+
+
+class _BroadcastAck(_Envelope, kw_only=True, tag=12):
+    data: _AnswerBody | None = None
+
+
+class _AdapterClose(_Envelope, kw_only=True, tag=13):
+    pass
+
+
+_AnyEnvelope: TypeAlias = (
+    _InitialHeartbeat
+    | _Heartbeat
+    | _Broadcast
+    | _SocketsJoin
+    | _SocketsLeave
+    | _DisconnectSockets
+    | _FetchSockets
+    | _FetchSocketsResponse
+    | _ServerSideEmit
+    | _ServerSideEmitResponse
+    | _BroadcastClientCount
+    | _BroadcastAck
+    | _AdapterClose
+)
+
+
+def _extension(_code: int, _data: memoryview) -> None:
+    """Read extension types of MessagePack, which JSON does not have, as null."""
+
+
+_from_json = msgspec.json.Decoder[Any](_AnyEnvelope)
+_from_msgpack = msgspec.msgpack.Decoder[Any](_AnyEnvelope, ext_hook=_extension)
+_tree_from_msgpack = msgspec.msgpack.Decoder[Any](ext_hook=_extension)
+_tree_from_json = msgspec.json.Decoder[Any]()
+_event_from_json = msgspec.json.Decoder[Any](list[Raw])
+_to_json = msgspec.json.Encoder().encode
+
+_MALFORMED = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, IndexError)
+
+
+class ClusterWire:
+    """Node's format, for one prefix."""
+
+    def __init__(self, prefix: str):
+        self._prefix = prefix
+        self._names: dict[str, bytes] = {}
+
+    def channel(self, namespace: str) -> str:
+        """Return ``PREFIX#NAMESPACE``; see :class:`.wire.Wire`."""
+        return options.channel(self._prefix, namespace)
+
+    def own(self, uid: str) -> tuple[bytes, ...]:
+        """Return the start of every payload that this wire writes for ``uid``."""
+        return (b'{"uid":' + _to_json(uid) + b",",)
+
+    def encode(self, message: Message, max_inline: int) -> Outgoing:
+        """Encode a message; see :class:`.wire.Wire`."""
+        kind = type(message)
+        start = self._start(message, _TYPES[kind] if kind in _TYPES else 2)
+        channel = self.channel(message.namespace)
+        if isinstance(message, Heartbeat):
+            if message.initial:
+                start = self._start(message, 1)
+            if message.probe is not None:
+                start += b',"probe":%d' % message.probe
+            return Outgoing(channel, start + b"}")
+        if isinstance(message, AdapterClose):
+            return Outgoing(channel, start + b"}")
+        if not _is_binary(message):
+            payload = start + b',"data":' + _ENCODERS[kind](message) + b"}"
+            if len(payload) <= max_inline:
+                return Outgoing(channel, payload)
+        tree: dict[str, Any] = _tree_from_json.decode(start + b"}")
+        tree["data"] = _TREES[kind](message)
+        body = _pack(tree)
+        if isinstance(message, Broadcast) and message.request_id is None:
+            rooms = message.target.rooms
+            if 0 < len(rooms) <= _MAX_HEAD_ROOMS:
+                text = _to_json(rooms)
+                if len(text) <= _MAX_HEAD_ROOMS_BYTES:
+                    start += b',"rooms":' + text
+        return Outgoing(channel, start + b',"attachmentId":"', body, b'"}')
+
+    def decode(self, namespace: str, payload: bytes) -> Message:
+        """Decode a notification; see :class:`.wire.Wire`."""
+        try:
+            envelope: _AnyEnvelope = _from_json.decode(payload)
+            if envelope.attachmentId is not None:
+                return Attached(
+                    sender=envelope.uid,
+                    namespace=namespace,
+                    seq=envelope.seq,
+                    origin=envelope.origin,
+                    attachment_id=_attachment_id(envelope.attachmentId),
+                    rooms=envelope.rooms,
+                )
+            return _DECODERS[type(envelope)](namespace, envelope, _data_from_json)
+        except _MALFORMED as exc:
+            raise ProtocolError(f"not a message of the cluster: {exc}") from None
+
+    def decode_body(self, attached: Attached, body: bytes) -> Message:
+        """Decode an attachment; see :class:`.wire.Wire`."""
+        try:
+            envelope: _AnyEnvelope = _from_msgpack.decode(body)
+            if envelope.uid != attached.sender:
+                raise ValueError("the attachment is another sender's")
+            envelope.seq = attached.seq
+            envelope.origin = attached.origin
+            return _DECODERS[type(envelope)](attached.namespace, envelope, _data_from_msgpack)
+        except _MALFORMED as exc:
+            raise ProtocolError(f"not an attachment of the cluster: {exc}") from None
+
+    def _start(self, message: Message, kind: int) -> bytes:
+        name = self._names.get(message.namespace)
+        if name is None:
+            name = _to_json(message.namespace)
+            if len(self._names) < 1_024:
+                self._names[message.namespace] = name
+        start = b'{"uid":"%s","type":%d,"nsp":%s' % (message.sender.encode(), kind, name)
+        if message.seq is not None:
+            start += b',"seq":%d' % message.seq
+        if message.origin is not None:
+            start += b',"origin":"%s"' % message.origin.encode()
+        return start
+
+
+def _attachment_id(value: str | int) -> int:
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 19):
+        raise ValueError(f"attachmentId must be a decimal number, not {value[:32]!r}")
+    number = int(value)
+    if not 0 < number <= _MAX_BIGINT:
+        raise ValueError(f"attachmentId must be 1 to {_MAX_BIGINT}, not {number}")
+    return number
+
+
+def _pack(tree: Any) -> bytes:
+    try:
+        return msgspec.msgpack.encode(tree)
+    except OverflowError:
+        return msgspec.msgpack.encode(_narrow(tree))
+
+
+def _narrow(value: Any) -> Any:
+    """Make numbers that MessagePack cannot hold into floats, as JavaScript reads them anyway."""
+    if isinstance(value, dict):
+        return {key: _narrow(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_narrow(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(value)
+    return value
+
+
+def _json_tree(value: Any, attachments: list[bytes]) -> Any:
+    """Return what JSON can hold of a MessagePack value, bytes in ``attachments``."""
+    if isinstance(value, bytes):
+        attachments.append(value)
+        return {"_placeholder": True, "num": len(attachments) - 1}
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else _key(key): _json_tree(item, attachments)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_json_tree(item, attachments) for item in value]
+    if isinstance(value, datetime.datetime):
+        # what JSON.stringify makes of a Date
+        text = value.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
+        return text.replace("+00:00", "Z")
+    return value
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, int | float):
+        return str(key)
+    raise ValueError(f"a key must be text, not {type(key).__name__}")
+
+
+_ToData: TypeAlias = Callable[[Raw], Data]
+
+
+def _data_from_json(raw: Raw) -> Data:
+    return Data(bytes(raw))
+
+
+def _data_from_msgpack(raw: Raw) -> Data:
+    attachments: list[bytes] = []
+    tree = _json_tree(_tree_from_msgpack.decode(raw), attachments)
+    return Data(_to_json(tree), tuple(attachments))
+
+
+def _event(data: Data, *, reserved: bool) -> Data:
+    text = data.json
+    if not text.startswith(b'["'):
+        items: list[Raw] = _event_from_json.decode(text)
+        if not items or bytes(items[0])[:1] not in b'"-0123456789':
+            raise ValueError("an event must be an array that begins with the event's name")
+    if reserved and text.startswith(_RESERVED_STARTS):
+        raise ValueError("an event must not have a reserved name")
+    return data
+
+
+def _target(opts: _Opts) -> Target:
+    timeout = opts.flags.timeout if opts.flags is not None else None
+    if not opts.rooms and not opts.except_ and timeout is None:
+        return EVERYONE
+    return Target(opts.rooms, opts.except_, timeout)
+
+
+def _body(envelope: Any) -> Any:
+    if envelope.data is None:
+        raise ValueError("the message has neither data nor an attachmentId")
+    return envelope.data
+
+
+_Decode: TypeAlias = Callable[[str, Any, _ToData], Message]
+
+
+def _head(namespace: str, envelope: _Envelope) -> dict[str, Any]:
+    return {
+        "sender": envelope.uid,
+        "namespace": namespace,
+        "seq": envelope.seq,
+        "origin": envelope.origin,
+    }
+
+
+def _decode_heartbeat(namespace: str, envelope: Any, _: _ToData) -> Message:
+    return Heartbeat(
+        **_head(namespace, envelope),
+        initial=isinstance(envelope, _InitialHeartbeat),
+        probe=envelope.probe,
+    )
+
+
+def _decode_broadcast(namespace: str, envelope: _Broadcast, to_data: _ToData) -> Message:
+    body: _BroadcastBody = _body(envelope)
+    if body.packet.type not in (2, 5):
+        raise ValueError(f"a broadcast's packet must be of type 2 or 5, not {body.packet.type}")
+    return Broadcast(
+        sender=envelope.uid,
+        namespace=namespace,
+        seq=envelope.seq,
+        origin=envelope.origin,
+        data=_event(to_data(body.packet.data), reserved=True),
+        target=_target(body.opts),
+        request_id=body.requestId,
+    )
+
+
+def _decode_rooms(namespace: str, envelope: Any, _: _ToData) -> Message:
+    body: _RoomsBody = _body(envelope)
+    kind = SocketsJoin if isinstance(envelope, _SocketsJoin) else SocketsLeave
+    return kind(**_head(namespace, envelope), target=_target(body.opts), rooms=body.rooms)
+
+
+def _decode_disconnect(namespace: str, envelope: Any, _: _ToData) -> Message:
+    body: _DisconnectBody = _body(envelope)
+    return DisconnectSockets(
+        **_head(namespace, envelope), target=_target(body.opts), close=body.close
+    )
+
+
+def _decode_fetch(namespace: str, envelope: Any, _: _ToData) -> Message:
+    body: _FetchBody = _body(envelope)
+    return FetchSockets(
+        **_head(namespace, envelope),
+        target=_target(body.opts),
+        request_id=body.requestId,
+        want=body.want,
+        settle=body.settle,
+    )
+
+
+def _decode_fetch_response(namespace: str, envelope: Any, _: _ToData) -> Message:
+    body: _FetchResponseBody = _body(envelope)
+    return FetchSocketsResponse(
+        **_head(namespace, envelope),
+        request_id=body.requestId,
+        sockets=body.sockets,
+        rooms=body.rooms,
+    )
+
+
+def _decode_server_side(namespace: str, envelope: Any, to_data: _ToData) -> Message:
+    body: _ServerSideBody = _body(envelope)
+    return ServerSideEmit(
+        **_head(namespace, envelope),
+        data=_event(to_data(body.packet), reserved=False),
+        request_id=body.requestId,
+    )
+
+
+def _decode_answer(namespace: str, envelope: Any, to_data: _ToData) -> Message:
+    body: _AnswerBody = _body(envelope)
+    return ServerSideEmitResponse(
+        **_head(namespace, envelope),
+        request_id=body.requestId,
+        data=to_data(body.packet) if body.packet is not None else Data(b"null"),
+    )
+
+
+def _decode_count(namespace: str, envelope: Any, _: _ToData) -> Message:
+    body: _CountBody = _body(envelope)
+    return BroadcastClientCount(
+        **_head(namespace, envelope), request_id=body.requestId, count=body.clientCount
+    )
+
+
+def _decode_ack(namespace: str, envelope: Any, to_data: _ToData) -> Message:
+    body: _AnswerBody = _body(envelope)
+    if body.args is not None:
+        data = to_data(body.args)
+        if not data.json.startswith(b"["):
+            raise ValueError("the arguments of an acknowledgement must be an array")
+    elif body.packet is not None:
+        first = to_data(body.packet)
+        data = Data(b"[" + first.json + b"]", first.attachments)
+    else:
+        data = Data(b"[]")
+    return BroadcastAck(**_head(namespace, envelope), request_id=body.requestId, data=data)
+
+
+def _decode_close(namespace: str, envelope: Any, _: _ToData) -> Message:
+    return AdapterClose(**_head(namespace, envelope))
+
+
+_DECODERS: Mapping[type[_Envelope], _Decode] = cast(
+    "Mapping[type[_Envelope], _Decode]",
+    {
+        _InitialHeartbeat: _decode_heartbeat,
+        _Heartbeat: _decode_heartbeat,
+        _Broadcast: _decode_broadcast,
+        _SocketsJoin: _decode_rooms,
+        _SocketsLeave: _decode_rooms,
+        _DisconnectSockets: _decode_disconnect,
+        _FetchSockets: _decode_fetch,
+        _FetchSocketsResponse: _decode_fetch_response,
+        _ServerSideEmit: _decode_server_side,
+        _ServerSideEmitResponse: _decode_answer,
+        _BroadcastClientCount: _decode_count,
+        _BroadcastAck: _decode_ack,
+        _AdapterClose: _decode_close,
+    },
+)
+
+_TYPES: Mapping[type[Message], int] = {
+    Broadcast: 3,
+    SocketsJoin: 4,
+    SocketsLeave: 5,
+    DisconnectSockets: 6,
+    FetchSockets: 7,
+    FetchSocketsResponse: 8,
+    ServerSideEmit: 9,
+    ServerSideEmitResponse: 10,
+    BroadcastClientCount: 11,
+    BroadcastAck: 12,
+    AdapterClose: 13,
+}
+
+
+def _is_binary(message: Message) -> bool:
+    if isinstance(message, FetchSocketsResponse):
+        return any(find_binary(socket.data) for socket in message.sockets)
+    data: Data | None = getattr(message, "data", None)
+    return data is not None and bool(data.attachments)
+
+
+def _opts(target: Target) -> dict[str, Any]:
+    flags = {} if target.timeout_ms is None else {"timeout": target.timeout_ms}
+    return {"rooms": target.rooms, "except": target.excluded, "flags": flags}
+
+
+_EVERYONE_JSON = _to_json(_opts(EVERYONE))
+
+
+def _encode_broadcast(message: Broadcast) -> bytes:
+    opts = _EVERYONE_JSON if message.target is EVERYONE else _to_json(_opts(message.target))
+    request = b"" if message.request_id is None else b',"requestId":' + _to_json(message.request_id)
+    return b'{"packet":{"type":2,"data":%s},"opts":%s%s}' % (message.data.json, opts, request)
+
+
+def _tree_of(data: Data) -> Any:
+    tree = _tree_from_json.decode(data.json)
+    return join_binary(tree, data.attachments) if data.attachments else tree
+
+
+def _raw_of(data: Data) -> Raw:
+    return Raw(data.json)
+
+
+def _with_request(tree: dict[str, Any], request_id: str | None) -> dict[str, Any]:
+    if request_id is not None:
+        tree["requestId"] = request_id
+    return tree
+
+
+def _broadcast_tree(message: Broadcast) -> dict[str, Any]:
+    packet = {"type": 2, "data": _tree_of(message.data), "nsp": message.namespace}
+    return _with_request({"packet": packet, "opts": _opts(message.target)}, message.request_id)
+
+
+def _rooms_tree(message: SocketsJoin | SocketsLeave) -> dict[str, Any]:
+    return {"opts": _opts(message.target), "rooms": message.rooms}
+
+
+def _disconnect_tree(message: DisconnectSockets) -> dict[str, Any]:
+    return {"opts": _opts(message.target), "close": message.close}
+
+
+def _fetch_tree(message: FetchSockets) -> dict[str, Any]:
+    tree: dict[str, Any] = {"opts": _opts(message.target), "requestId": message.request_id}
+    if message.want != "sockets":
+        tree["want"] = message.want
+    if message.settle:
+        tree["settle"] = True
+    return tree
+
+
+def _fetch_response_tree(message: FetchSocketsResponse) -> dict[str, Any]:
+    tree: dict[str, Any] = {"requestId": message.request_id, "sockets": message.sockets}
+    if message.rooms is not None:
+        tree["rooms"] = message.rooms
+    return tree
+
+
+def _count_tree(message: BroadcastClientCount) -> dict[str, Any]:
+    return {"requestId": message.request_id, "clientCount": message.count}
+
+
+def _server_side_tree(message: ServerSideEmit, of: Callable[[Data], Any]) -> dict[str, Any]:
+    return _with_request({"packet": of(message.data)}, message.request_id)
+
+
+def _answer_tree(message: ServerSideEmitResponse, of: Callable[[Data], Any]) -> dict[str, Any]:
+    return {"requestId": message.request_id, "packet": of(message.data)}
+
+
+def _ack_tree(message: BroadcastAck, of: Callable[[Data], Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {"requestId": message.request_id}
+    args = of(message.data)
+    items: list[Any] = _event_from_json.decode(args) if isinstance(args, Raw) else args
+    if items:
+        tree["packet"] = items[0]
+    if len(items) != 1:
+        tree["args"] = args
+    return tree
+
+
+_TREES: Mapping[type[Message], Callable[[Any], Any]] = {
+    Broadcast: _broadcast_tree,
+    SocketsJoin: _rooms_tree,
+    SocketsLeave: _rooms_tree,
+    DisconnectSockets: _disconnect_tree,
+    FetchSockets: _fetch_tree,
+    FetchSocketsResponse: _fetch_response_tree,
+    ServerSideEmit: lambda message: _server_side_tree(message, _tree_of),
+    ServerSideEmitResponse: lambda message: _answer_tree(message, _tree_of),
+    BroadcastClientCount: _count_tree,
+    BroadcastAck: lambda message: _ack_tree(message, _tree_of),
+}
+
+_ENCODERS: Mapping[type[Message], Callable[[Any], bytes]] = {
+    Broadcast: _encode_broadcast,
+    SocketsJoin: lambda message: _to_json(_rooms_tree(message)),
+    SocketsLeave: lambda message: _to_json(_rooms_tree(message)),
+    DisconnectSockets: lambda message: _to_json(_disconnect_tree(message)),
+    FetchSockets: lambda message: _to_json(_fetch_tree(message)),
+    FetchSocketsResponse: lambda message: _to_json(_fetch_response_tree(message)),
+    ServerSideEmit: lambda message: _to_json(_server_side_tree(message, _raw_of)),
+    ServerSideEmitResponse: lambda message: _to_json(_answer_tree(message, _raw_of)),
+    BroadcastClientCount: lambda message: _to_json(_count_tree(message)),
+    BroadcastAck: lambda message: _to_json(_ack_tree(message, _raw_of)),
+}

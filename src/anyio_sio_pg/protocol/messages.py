@@ -1,0 +1,248 @@
+"""The cluster's messages, typed and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+Room: TypeAlias = str | int
+"""A room's name. Node's rooms are strings; python-socketio also takes numbers."""
+
+EMITTER = "emitter"
+"""The ``uid`` of whatever sends without being a node."""
+
+Want: TypeAlias = Literal["sockets", "ids", "rooms"]
+"""What an asker needs of each socket: all of it, its id, or its rooms' names."""
+
+
+class Data(Struct, frozen=True):
+    """Arguments as JSON text; binary values are placeholders and stand in ``attachments``.
+
+    This is the form in which Socket.IO sends a packet (Socket.IO protocol v5, section "Packet
+    encoding"), so that a received event needs no parsing on its way to a client.
+    """
+
+    json: bytes
+    attachments: tuple[bytes, ...] = ()
+
+
+class Target(Struct, frozen=True):
+    """Whom a message is for: the union of ``rooms`` (none: everyone), without ``excluded``."""
+
+    rooms: tuple[Room, ...] = ()
+    excluded: tuple[Room, ...] = ()
+    timeout_ms: float | None = None
+
+
+EVERYONE = Target()
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """What every message carries.
+
+    ``sender`` is a node's uid or ``"emitter"``; ``origin`` tells emitters apart; ``seq`` is the
+    sender's number in that namespace: of this message, or the last one used for a heartbeat.
+    """
+
+    sender: str
+    namespace: str
+    seq: int | None = None
+    origin: str | None = None
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """I am here. ``initial`` asks all others to say so too; ``probe`` is for the sender's ears."""
+
+    initial: bool = False
+    probe: int | None = None
+
+
+class AdapterClose(Message, frozen=True, kw_only=True):
+    """I am leaving."""
+
+
+class Broadcast(Message, frozen=True, kw_only=True):
+    """An event for clients: ``data`` is ``[event, *args]``."""
+
+    data: Data
+    target: Target = EVERYONE
+    request_id: str | None = None
+
+
+class SocketsJoin(Message, frozen=True, kw_only=True):
+    """The target's sockets enter ``rooms``."""
+
+    target: Target
+    rooms: tuple[Room, ...]
+
+
+class SocketsLeave(Message, frozen=True, kw_only=True):
+    """The target's sockets leave ``rooms``."""
+
+    target: Target
+    rooms: tuple[Room, ...]
+
+
+class DisconnectSockets(Message, frozen=True, kw_only=True):
+    """The target's sockets are disconnected; ``close`` ends their transport as well."""
+
+    target: Target
+    close: bool = False
+
+
+class FetchSockets(Message, frozen=True, kw_only=True):
+    """Asks each node for its sockets of the target.
+
+    ``settle`` asks it to let disconnections that are under way end first.
+    """
+
+    target: Target
+    request_id: str
+    want: Want = "sockets"
+    settle: bool = False
+
+
+class SocketInfo(Struct, frozen=True):
+    """A socket as another node describes it."""
+
+    id: str
+    rooms: tuple[Room, ...] = ()
+    data: Any = None
+    handshake: Any = None
+
+
+class FetchSocketsResponse(Message, frozen=True, kw_only=True):
+    """A node's sockets; ``rooms`` instead, where the asker wanted only those."""
+
+    request_id: str
+    sockets: tuple[SocketInfo, ...] = ()
+    rooms: tuple[Room, ...] | None = None
+
+
+class ServerSideEmit(Message, frozen=True, kw_only=True):
+    """An event for the other servers: ``data`` is ``[event, *args]``."""
+
+    data: Data
+    request_id: str | None = None
+
+
+class ServerSideEmitResponse(Message, frozen=True, kw_only=True):
+    """A server's answer: ``data`` is one value."""
+
+    request_id: str
+    data: Data
+
+
+class BroadcastClientCount(Message, frozen=True, kw_only=True):
+    """How many of a node's clients got the broadcast."""
+
+    request_id: str
+    count: int
+
+
+class BroadcastAck(Message, frozen=True, kw_only=True):
+    """One client's acknowledgement: ``data`` is the list of its arguments."""
+
+    request_id: str
+    data: Data
+
+
+class Attached(Message, frozen=True, kw_only=True):
+    """The message proper lies in the attachments table, under ``attachment_id``.
+
+    ``rooms`` are those it addresses, where the sender says so: a node that has none of them need
+    not read it.
+    """
+
+    attachment_id: int
+    rooms: tuple[Room, ...] | None = None
+
+
+def find_binary(value: Any) -> bool:
+    """Tell whether bytes stand anywhere in ``value``."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return True
+    if isinstance(value, dict):
+        return any(map(find_binary, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(find_binary, value))
+    return False
+
+
+def split_binary(value: Any, attachments: list[bytes]) -> Any:
+    """Return ``value`` with a placeholder for each bytes object, which goes to ``attachments``."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        attachments.append(bytes(value))
+        return {"_placeholder": True, "num": len(attachments) - 1}
+    if isinstance(value, dict):
+        return {key: split_binary(item, attachments) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [split_binary(item, attachments) for item in value]
+    return value
+
+
+def join_binary(value: Any, attachments: tuple[bytes, ...]) -> Any:
+    """Undo :func:`split_binary`.
+
+    :raises IndexError: a placeholder has no attachment.
+    """
+    if isinstance(value, dict):
+        if value.get("_placeholder") is True and isinstance(value.get("num"), int):
+            return attachments[value["num"]]
+        return {key: join_binary(item, attachments) for key, item in value.items()}
+    if isinstance(value, list):
+        return [join_binary(item, attachments) for item in value]
+    return value
+
+
+def to_data(value: Any, dumps: Callable[[Any], str | bytes]) -> Data:
+    """Encode a value with a JSON function.
+
+    :raises ValueError: the value holds a NaN or an infinity, which JSON does not have.
+    :raises TypeError: (or whatever ``dumps`` raises) the value cannot be encoded.
+    """
+    attachments: list[bytes] = []
+    if find_binary(value):
+        value = split_binary(value, attachments)
+    encoded = dumps(value)
+    text = encoded.encode() if isinstance(encoded, str) else bytes(encoded)
+    if b"NaN" in text or b"Infinity" in text:
+        _refuse_non_finite(value)
+    return Data(text, tuple(attachments))
+
+
+def from_data(data: Data, loads: Callable[[bytes], Any]) -> Any:
+    """Decode what :func:`to_data` made."""
+    value = loads(data.json)
+    return join_binary(value, data.attachments) if data.attachments else value
+
+
+def _refuse_non_finite(value: Any) -> None:
+    pending: list[Any] = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
+            raise ValueError(f"Out of range float values are not JSON compliant: {item!r}")
+        if isinstance(item, dict):
+            pending.extend(item.keys())
+            pending.extend(item.values())
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+
+
+def rooms_tuple(rooms: Room | Iterable[Room] | None) -> tuple[Room, ...]:
+    """Return one room, several or none as a tuple, each once, in the order given.
+
+    :raises TypeError: a room's name is neither text nor a number.
+    """
+    if rooms is None:
+        return ()
+    if isinstance(rooms, str | int):
+        rooms = (rooms,)
+    unique = tuple(dict.fromkeys(rooms))
+    for room in unique:
+        if isinstance(room, bool) or not isinstance(room, str | int):
+            raise TypeError(f"a room's name must be a string or a whole number, not {room!r}")
+    return unique

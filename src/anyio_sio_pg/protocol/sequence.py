@@ -1,0 +1,77 @@
+"""Order, gaps and repeats: what the senders' numbers tell a receiver."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+MAX_SENDERS: Final = 4_096
+"""Senders that are remembered; of more, the one heard least recently is forgotten."""
+
+_Key: TypeAlias = tuple[str, str | None, str]
+
+
+class Verdict(Enum):
+    """What to do with a message."""
+
+    DELIVER = "deliver"
+    REPEAT = "repeat"
+
+
+class Seen(Struct, frozen=True):
+    """A verdict, and how many messages are missing before this one."""
+
+    verdict: Verdict
+    missing: int = 0
+
+
+_DELIVER = Seen(Verdict.DELIVER)
+_REPEAT = Seen(Verdict.REPEAT)
+
+
+class Sequence:
+    """The last number seen of each sender, by its uid, its origin and the namespace.
+
+    The first number seen of a sender is taken as it comes: what it sent before was not for us.
+    """
+
+    def __init__(self, max_senders: int = MAX_SENDERS):
+        self._last: OrderedDict[_Key, int] = OrderedDict()
+        self._max = max_senders
+
+    def message(self, sender: str, origin: str | None, namespace: str, seq: int) -> Seen:
+        """Take note of a message's own number."""
+        key = (sender, origin, namespace)
+        last = self._last.get(key)
+        if last is None:
+            self._remember(key, seq)
+            return _DELIVER
+        if seq <= last:
+            return _REPEAT
+        self._last[key] = seq
+        self._last.move_to_end(key)
+        return _DELIVER if seq == last + 1 else Seen(Verdict.DELIVER, seq - last - 1)
+
+    def tail(self, sender: str, origin: str | None, namespace: str, last_used: int) -> int:
+        """Take note of the last number that a sender used; return how many of them are missing."""
+        key = (sender, origin, namespace)
+        last = self._last.get(key)
+        if last is None:
+            self._remember(key, last_used)
+            return 0
+        if last_used <= last:
+            return 0
+        self._last[key] = last_used
+        return last_used - last
+
+    def forget(self, sender: str, origin: str | None, namespace: str) -> None:
+        """Forget a sender that has left."""
+        self._last.pop((sender, origin, namespace), None)
+
+    def _remember(self, key: _Key, seq: int) -> None:
+        self._last[key] = seq
+        if len(self._last) > self._max:
+            self._last.popitem(last=False)
