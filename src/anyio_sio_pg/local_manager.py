@@ -12,8 +12,7 @@ import socketio
 from engineio import packet as eio_packet
 from socketio import packet as sio_packet
 
-from .protocol.cluster_wire import RESERVED_EVENTS
-from .protocol.messages import Data, Room, Target, rooms_tuple, to_data
+from .protocol.messages import Data, Room, Target, event_data, make_target
 
 _NOBODY: Final[Mapping[str, str]] = {}
 _YIELD_AFTER: Final = 0.0005
@@ -78,8 +77,8 @@ class AnyIOManager(socketio.AsyncManager):
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
         """
         namespace = namespace or "/"
-        packet_data = self._event_data(event, data)
-        target = self._target(to or room, skip_sid, except_rooms)
+        packet_data = event_data(event, data, self._dumps)
+        target = make_target(to or room, skip_sid, except_rooms)
         await self._send_overdue(self._deliver(namespace, target, packet_data, callback)[1])
         await self._checkpoint()
 
@@ -103,33 +102,6 @@ class AnyIOManager(socketio.AsyncManager):
 
     def _loads(self, text: bytes) -> Any:
         return self.json.loads(text.decode())
-
-    def _event_data(self, event: str, data: Any) -> Data:
-        if event in RESERVED_EVENTS:
-            raise ValueError(
-                f"the event name {event!r} is reserved: clients do not accept"
-                f" {', '.join(RESERVED_EVENTS)}"
-            )
-        if isinstance(data, tuple):
-            return to_data([event, *data], self._dumps)
-        return to_data([event] if data is None else [event, data], self._dumps)
-
-    def _target(
-        self,
-        to: Room | Iterable[Room] | None,
-        skip_sid: str | Iterable[str | None] | None = None,
-        except_rooms: Room | Iterable[Room] | None = None,
-    ) -> Target:
-        if skip_sid is not None and not isinstance(skip_sid, str):
-            skip_sid = [sid for sid in skip_sid if sid is not None]
-        excluded = rooms_tuple(skip_sid)
-        if except_rooms is not None:
-            excluded += rooms_tuple(except_rooms)
-        rooms = rooms_tuple(to)
-        for room in (*rooms, *excluded):
-            if isinstance(room, str) and not room.isascii():
-                room.encode()
-        return Target(rooms, excluded)
 
     def _recipients(self, namespace: str, target: Target) -> Mapping[str, str]:
         """Return the local sockets of a target: their sids, with the Engine.IO sids."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
 import psycopg
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 from psycopg import sql
 
 from ..errors import AdapterError, ConnectionLostError
 from ..protocol.messages import Attached, Message
-from .connection import AnyConnection, backoff, close_session
+from .connection import AnyConnection, AnyIOConnection, backoff, close_session
 from .publisher import Open, Report
 
 logger = logging.getLogger("anyio_sio_pg")
@@ -29,6 +30,9 @@ class Receiver(Protocol):
 
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is nothing for this node."""
+
+    def wants(self, message: Attached) -> bool:
+        """Tell whether an attachment has to be read at all."""
 
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Take a message, in order; ``body`` is the attachment of an :class:`.Attached`."""
@@ -73,10 +77,16 @@ class Listener:
         self._inbox: deque[Any] = deque()
         self._pending: deque[Message] = deque()
         self._wake: anyio.CancelScope | None = None
-        self._stop = anyio.CancelScope(shield=True)
+        self._stop = anyio.CancelScope()
+        self._connection: AnyConnection | None = None
         self._broken: str | None = None
         self.connected = False
         self.reconnects = 0
+
+    @property
+    def connection(self) -> AnyConnection | None:
+        """The session, or None while there is none."""
+        return self._connection
 
     async def listen(self, channel: str) -> None:
         """Listen on a channel from now on; return when that is in force.
@@ -110,10 +120,29 @@ class Listener:
         self._rouse()
 
     def stop(self) -> None:
-        """Make :meth:`run` end, whatever it is doing."""
+        """Make :meth:`_run` end, whatever it is doing."""
+        if isinstance(self._connection, AnyIOConnection):
+            self._connection.cancel_timeout = 0.25
         self._stop.cancel()
 
-    async def run(
+    @asynccontextmanager
+    async def running(self, task_group: TaskGroup) -> AsyncIterator[None]:
+        """Connect and listen during the block, then disconnect.
+
+        :raises AdapterError: PostgreSQL cannot be reached or refuses.
+        """
+        connection = await self._open()
+        try:
+            await task_group.start(self._run, connection)
+        finally:
+            if not self.connected:
+                await connection.close()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    async def _run(
         self, connection: AnyConnection, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen until :meth:`stop`, beginning on an open connection.
@@ -131,6 +160,7 @@ class Listener:
                             current = await self._open()
                         await self._listen_all(current)
                         if first:
+                            self._stop.shield = True
                             task_status.started()
                         else:
                             self.reconnects += 1
@@ -176,11 +206,13 @@ class Listener:
         while todo := self._channels - done:
             await self._execute(connection, ";".join(_statement("LISTEN", c) for c in sorted(todo)))
             done |= todo
+        self._connection = connection
         self.connected = True
         self._receiver.listening()
 
     def _disconnected(self) -> None:
         self.connected = False
+        self._connection = None
         while self._commands:
             self._commands.popleft()[1].set()
 
@@ -247,6 +279,9 @@ class Listener:
         while pending:
             message = pending[0]
             if isinstance(message, Attached):
+                if not self._receiver.wants(message):
+                    pending.popleft()
+                    continue
                 if message.attachment_id not in bodies:
                     bodies = await self._fetch(connection)
                 body = bodies.pop(message.attachment_id, None)
@@ -265,7 +300,7 @@ class Listener:
     async def _fetch(self, connection: AnyConnection) -> dict[int, bytes]:
         ids: list[int] = []
         for message in self._pending:
-            if isinstance(message, Attached):
+            if isinstance(message, Attached) and self._receiver.wants(message):
                 ids.append(message.attachment_id)
                 if len(ids) == _FETCH_AT_ONCE:
                     break

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
 import psycopg
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from ..errors import AdapterClosedError, AdapterError, ConnectionLostError, PublishError
 from ..protocol.batch import statement, take
 from ..protocol.wire import Outgoing
-from .connection import AnyConnection, backoff, close_session
+from .connection import AnyConnection, AnyIOConnection, backoff, close_session
 
 logger = logging.getLogger("anyio_sio_pg")
 
@@ -71,7 +72,8 @@ class Publisher:
     ``open`` makes a connection; ``prepare`` makes the attachments table usable on it;
     ``limit`` is the outbox's size in messages; ``deadline`` the seconds after which a batch without
     an answer means that the connection is dead; ``patience`` the seconds for which a batch that the
-    server refuses for want of resources is tried again.
+    server refuses for want of resources is tried again; ``drain_timeout`` those that the outbox is
+    given to empty itself at the end.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Publisher:
         limit: int,
         deadline: float,
         patience: float,
+        drain_timeout: float,
         report: Report,
         redact: Callable[[object], str] = str,
     ):
@@ -92,6 +95,7 @@ class Publisher:
         self._limit = limit
         self._deadline = deadline
         self._patience = patience
+        self._drain_timeout = drain_timeout
         self._report = report
         self._redact = redact
         self._outbox: deque[Outgoing] = deque()
@@ -130,13 +134,13 @@ class Publisher:
         self._rouse()
 
     def put_control(
-        self, message: Outgoing, committed: Callable[[], None] | None = None
+        self, make: Callable[[], Outgoing], committed: Callable[[], None] | None = None
     ) -> bool:
         """Add a message without waiting for room, unless there is far too much; tell whether."""
         if self.closed or len(self._outbox) >= self._limit * _CONTROL_RESERVE + 100:
             self.dropped += 1
             return False
-        self.put(message, committed)
+        self.put(make(), committed)
         return True
 
     async def offer(self, make: Callable[[], Outgoing], timeout: float) -> None:
@@ -170,6 +174,16 @@ class Publisher:
         if entry.error is not None:
             raise entry.error
 
+    @property
+    def undelivered(self) -> int:
+        """Messages of the application that are in the outbox or wait for room."""
+        return len(self._waiting) + sum(not message.control for message in self._outbox)
+
+    @property
+    def connection(self) -> AnyConnection | None:
+        """The session, or None while there is none."""
+        return self._connection
+
     async def flush(self) -> None:
         """Return when all that was put in before has been committed or refused.
 
@@ -200,11 +214,56 @@ class Publisher:
             raise job.error
         return job.result
 
-    async def run(
+    @asynccontextmanager
+    async def running(self, task_group: TaskGroup) -> AsyncIterator[None]:
+        """Connect and publish during the block, then drain the outbox and disconnect.
+
+        :raises AdapterError: PostgreSQL cannot be reached or refuses.
+        :raises PublishError: at the end, messages were left over. When the block ends with an
+            error that one is raised, with a note.
+        """
+        connection = await self._open()
+        try:
+            await self._prepare(connection)
+            await task_group.start(self._run, connection)
+        except psycopg.Error as exc:
+            raise AdapterError(self._redact(exc).strip()) from None
+        finally:
+            if not self.connected:
+                await connection.close()
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as exc:
+            failure = exc
+            raise
+        finally:
+            undelivered = await self._drain()
+            self.stop()
+            if undelivered:
+                lost = PublishError(
+                    f"{undelivered} message(s) could not be sent before the adapter was closed",
+                    undelivered,
+                )
+                self._report(lost)
+                if failure is None:
+                    raise lost
+                failure.add_note(str(lost))
+
+    async def _drain(self) -> int:
+        """Give what is in the outbox its time to go out, whoever cancels; return what is left."""
+        if self.connected or self.undelivered:
+            deadline = anyio.current_time() + self._drain_timeout
+            with anyio.CancelScope(deadline=deadline, shield=True):
+                await self.flush()
+        return self.undelivered
+
+    async def _run(
         self, connection: AnyConnection, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """Publish until :meth:`stop`, beginning on an open connection."""
         current: AnyConnection | None = connection
+        self._connection = connection
         try:
             with self._stop:
                 task_status.started()
@@ -232,8 +291,10 @@ class Publisher:
                     await close_session(current, 1.0)
 
     def stop(self) -> None:
-        """Make :meth:`run` end, whatever it is doing."""
+        """Make :meth:`_run` end, whatever it is doing."""
         self.closed = True
+        if isinstance(self._connection, AnyIOConnection):
+            self._connection.cancel_timeout = 0.25
         self._stop.cancel()
 
     async def _reconnect(self) -> AnyConnection:

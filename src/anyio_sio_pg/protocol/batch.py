@@ -16,7 +16,7 @@ MAX_BYTES = 1 << 20
 
 _INLINE = """\
 SELECT pg_catalog.pg_notify(m.channel, m.head)
-FROM pg_catalog.unnest(%b::text[], %b::text[]) AS m(channel, head)"""
+FROM unnest(%b::text[], %b::text[]) AS m(channel, head)"""
 
 _ATTACHED = """\
 WITH stored AS (
@@ -29,7 +29,7 @@ WITH stored AS (
 )
 SELECT pg_catalog.pg_notify(
   m.channel, m.head || coalesce(n.id::text, '') || m.tail)
-FROM pg_catalog.unnest(%b::text[], %b::text[], %b::text[], %b::int8[]) WITH ORDINALITY
+FROM unnest(%b::text[], %b::text[], %b::text[], %b::int8[]) WITH ORDINALITY
   AS m(channel, head, tail, k, i)
 LEFT JOIN numbered AS n ON n.k = m.k
 ORDER BY m.i"""

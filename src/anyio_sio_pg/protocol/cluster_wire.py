@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -19,6 +19,7 @@ from .. import options
 from ..errors import ProtocolError
 from .messages import (
     EVERYONE,
+    RESERVED_EVENTS,
     AdapterClose,
     Attached,
     Broadcast,
@@ -42,16 +43,6 @@ from .messages import (
     join_binary,
 )
 from .wire import Outgoing
-
-RESERVED_EVENTS: Final = (
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-)
-"""Event names that make the official clients drop their connection when they come in a packet."""
 
 _RESERVED_STARTS = tuple(f'["{event}"'.encode() for event in RESERVED_EVENTS)
 _MAX_HEAD_ROOMS = 16
@@ -113,8 +104,8 @@ class _ServerSideBody(Struct):
 
 class _AnswerBody(Struct):
     requestId: _Id
-    packet: Raw | None = None
-    args: Raw | None = None
+    packet: Raw = Raw()  # noqa: RUF009 - immutable
+    args: Raw = Raw()  # noqa: RUF009
 
 
 class _CountBody(Struct):
@@ -238,9 +229,9 @@ class ClusterWire:
                 start = self._start(message, 1)
             if message.probe is not None:
                 start += b',"probe":%d' % message.probe
-            return Outgoing(channel, start + b"}")
+            return Outgoing(channel, start + b"}", control=True)
         if isinstance(message, AdapterClose):
-            return Outgoing(channel, start + b"}")
+            return Outgoing(channel, start + b"}", control=True)
         if not _is_binary(message):
             payload = start + b',"data":' + _ENCODERS[kind](message) + b"}"
             if len(payload) <= max_inline:
@@ -471,7 +462,7 @@ def _decode_answer(namespace: str, envelope: Any, to_data: _ToData) -> Message:
     return ServerSideEmitResponse(
         **_head(namespace, envelope),
         request_id=body.requestId,
-        data=to_data(body.packet) if body.packet is not None else Data(b"null"),
+        data=to_data(body.packet) if bytes(body.packet) else Data(b"null"),
     )
 
 
@@ -484,11 +475,11 @@ def _decode_count(namespace: str, envelope: Any, _: _ToData) -> Message:
 
 def _decode_ack(namespace: str, envelope: Any, to_data: _ToData) -> Message:
     body: _AnswerBody = _body(envelope)
-    if body.args is not None:
+    if bytes(body.args):
         data = to_data(body.args)
         if not data.json.startswith(b"["):
             raise ValueError("the arguments of an acknowledgement must be an array")
-    elif body.packet is not None:
+    elif bytes(body.packet):
         first = to_data(body.packet)
         data = Data(b"[" + first.json + b"]", first.attachments)
     else:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
 
 Room: TypeAlias = str | int
 """A room's name. Node's rooms are strings; python-socketio also takes numbers."""
+
+RESERVED_EVENTS: Final = (
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+)
+"""Event names that make the official clients drop their connection when they come in a packet."""
 
 EMITTER = "emitter"
 """The ``uid`` of whatever sends without being a node."""
@@ -246,3 +256,43 @@ def rooms_tuple(rooms: Room | Iterable[Room] | None) -> tuple[Room, ...]:
         if isinstance(room, bool) or not isinstance(room, str | int):
             raise TypeError(f"a room's name must be a string or a whole number, not {room!r}")
     return unique
+
+
+def event_data(event: str, data: Any, dumps: Callable[[Any], str | bytes]) -> Data:
+    """Encode an event and its arguments: a tuple is several, None is none.
+
+    :raises ValueError: the event's name is reserved, or a number in ``data`` is not finite.
+    :raises TypeError: (or whatever ``dumps`` raises) the data cannot be encoded.
+    """
+    if event in RESERVED_EVENTS:
+        raise ValueError(
+            f"the event name {event!r} is reserved: clients do not accept"
+            f" {', '.join(RESERVED_EVENTS)}"
+        )
+    if isinstance(data, tuple):
+        return to_data([event, *data], dumps)
+    return to_data([event] if data is None else [event, data], dumps)
+
+
+def make_target(
+    to: Room | Iterable[Room] | None,
+    skip_sid: str | Iterable[str | None] | None = None,
+    except_rooms: Room | Iterable[Room] | None = None,
+) -> Target:
+    """Return the target that a call's arguments name.
+
+    :raises TypeError: a room's name is neither text nor a number.
+    :raises ValueError: a room's name is not valid Unicode.
+    """
+    if to is None and skip_sid is None and except_rooms is None:
+        return EVERYONE
+    if skip_sid is not None and not isinstance(skip_sid, str):
+        skip_sid = [sid for sid in skip_sid if sid is not None]
+    excluded = rooms_tuple(skip_sid)
+    if except_rooms is not None:
+        excluded += rooms_tuple(except_rooms)
+    rooms = rooms_tuple(to)
+    for room in (*rooms, *excluded):
+        if isinstance(room, str) and not room.isascii():
+            room.encode()
+    return Target(rooms, excluded)

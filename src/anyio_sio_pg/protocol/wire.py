@@ -13,13 +13,15 @@ class Outgoing(Struct, frozen=True):
     """One notification to be.
 
     Without ``body``, ``head`` is the whole payload. With it, the body goes into the attachments
-    table, and the payload is ``head``, the row's id in decimal, and ``tail``.
+    table, and the payload is ``head``, the row's id in decimal, and ``tail``. A message that says
+    nothing to the application is ``control``: nothing is lost with it.
     """
 
     channel: str
     head: bytes
     body: bytes | None = None
     tail: bytes = b""
+    control: bool = False
 
 
 class Wire(Protocol):

@@ -1,0 +1,41 @@
+"""Socket.IO servers in many processes act as one, through PostgreSQL, on asyncio and on Trio."""
+
+from .emitter import PostgresEmitter, Statement, emit_statement, open_postgres_emitter
+from .errors import (
+    AdapterClosedError,
+    AdapterError,
+    ConnectionLostError,
+    MessagesLostError,
+    ProtocolError,
+    PublishError,
+    RequestTimeoutError,
+    UnknownSocketError,
+)
+from .local_manager import AnyIOManager
+from .manager import PostgresManager, RemoteSocket, open_postgres_adapter
+from .node import Stats, Status
+from .postgres.connection import AnyIOConnection
+from .postgres.schema import create_statement as create_table_statement
+
+__all__ = [
+    "AdapterClosedError",
+    "AdapterError",
+    "AnyIOConnection",
+    "AnyIOManager",
+    "ConnectionLostError",
+    "MessagesLostError",
+    "PostgresEmitter",
+    "PostgresManager",
+    "ProtocolError",
+    "PublishError",
+    "RemoteSocket",
+    "RequestTimeoutError",
+    "Statement",
+    "Stats",
+    "Status",
+    "UnknownSocketError",
+    "create_table_statement",
+    "emit_statement",
+    "open_postgres_adapter",
+    "open_postgres_emitter",
+]

@@ -1,0 +1,258 @@
+"""Sending to a cluster without being a node of it."""
+
+from __future__ import annotations
+
+import json as stdlib_json
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from .errors import AdapterClosedError
+from .options import MAX_PAYLOAD, Options, OptionValues
+from .postgres.connection import open_session
+from .postgres.publisher import Publisher
+from .postgres.schema import ensure_table, quoted
+from .protocol.cluster_wire import ClusterWire
+from .protocol.messages import (
+    EMITTER,
+    Broadcast,
+    DisconnectSockets,
+    Message,
+    Room,
+    ServerSideEmit,
+    SocketsJoin,
+    SocketsLeave,
+    event_data,
+    make_target,
+    rooms_tuple,
+    to_data,
+)
+from .reporting import Reporter
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+Rooms: TypeAlias = Room | Iterable[Room] | None
+ParamStyle: TypeAlias = Literal[
+    "pyformat", "format", "named", "numeric", "qmark", "numeric_dollar"
+]
+
+_STYLES: dict[str, Callable[[str, int], str]] = {
+    "pyformat": lambda name, _: f"%({name})s",
+    "format": lambda _name, _number: "%s",
+    "named": lambda name, _: f":{name}",
+    "numeric": lambda _, number: f":{number}",
+    "qmark": lambda _name, _number: "?",
+    "numeric_dollar": lambda _, number: f"${number}",
+}
+_BY_NAME = ("pyformat", "named")
+
+_encode = stdlib_json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Statement(NamedTuple):
+    """SQL and its parameters: a dict for the styles with names, else a list."""
+
+    sql: str
+    params: Any
+
+
+class PostgresEmitter:
+    """Sends events and commands to a cluster; :func:`open_postgres_emitter` makes one.
+
+    All methods raise :class:`PublishError` when the outbox stayed full for ``publish_timeout``,
+    and :class:`AdapterClosedError` after the block. A namespace whose channel's name would have
+    more than 63 bytes raises ValueError.
+    """
+
+    def __init__(self, options: Options, publisher: Publisher):
+        self._options = options
+        self._publisher = publisher
+        self._wire = ClusterWire(options.prefix)
+        self._origin = secrets.token_hex(8)
+        self._numbers: dict[str, int] = {}
+
+    async def emit(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+    ) -> None:
+        """Send an event to a room, a sid or several; none means everyone in the namespace.
+
+        ``data``: a tuple is several arguments, None is none.
+
+        :raises ValueError: the event's name is reserved, or JSON cannot hold a number in the data.
+        :raises TypeError: JSON cannot hold the data.
+        """
+        packet = event_data(event, data, _encode)
+        target = make_target(to, None, except_rooms)
+        await self._publish(Broadcast, namespace, data=packet, target=target)
+
+    async def sockets_join(
+        self,
+        rooms: Room | Iterable[Room],
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+    ) -> None:
+        """Let the sockets of a target enter rooms."""
+        target = make_target(to, None, except_rooms)
+        await self._publish(SocketsJoin, namespace, target=target, rooms=rooms_tuple(rooms))
+
+    async def sockets_leave(
+        self,
+        rooms: Room | Iterable[Room],
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+    ) -> None:
+        """Let the sockets of a target leave rooms."""
+        target = make_target(to, None, except_rooms)
+        await self._publish(SocketsLeave, namespace, target=target, rooms=rooms_tuple(rooms))
+
+    async def disconnect_sockets(
+        self,
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+        close: bool = False,
+    ) -> None:
+        """Disconnect the sockets of a target; ``close`` ends their transport as well."""
+        target = make_target(to, None, except_rooms)
+        await self._publish(DisconnectSockets, namespace, target=target, close=close)
+
+    async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None:
+        """Send an event to every server's handler."""
+        data = to_data([event, *args], _encode)
+        await self._publish(ServerSideEmit, namespace, data=data)
+
+    async def flush(self) -> None:
+        """Return when all that was accepted before this call is committed (or refused)."""
+        await self._publisher.flush()
+
+    async def _publish(self, kind: type[Message], namespace: str, **fields: Any) -> None:
+        if self._publisher.closed:
+            raise AdapterClosedError("the emitter is closed")
+        self._wire.channel(namespace)
+        await self._publisher.offer(
+            partial(self._encode, kind, namespace, fields), self._options.publish_timeout
+        )
+
+    def _encode(self, kind: type[Message], namespace: str, fields: dict[str, Any]) -> Any:
+        number = self._numbers.get(namespace, 0) + 1
+        message = kind(
+            sender=EMITTER, origin=self._origin, namespace=namespace, seq=number, **fields
+        )
+        outgoing = self._wire.encode(message, self._options.max_inline)
+        self._numbers[namespace] = number
+        return outgoing
+
+
+@asynccontextmanager
+async def open_postgres_emitter(
+    uri: str | None = None, **options: Unpack[OptionValues]
+) -> AsyncGenerator[PostgresEmitter]:
+    """Yield a :class:`PostgresEmitter`, which neither listens nor counts as a node.
+
+    Takes what :class:`.PostgresManager` takes. At the end of the block the outbox is flushed
+    within ``shutdown_timeout``.
+
+    :raises ValueError: an option is out of range.
+    :raises AdapterError: PostgreSQL cannot be reached or refuses.
+    :raises PublishError: at the end of the block, messages could not be sent in time.
+    """
+    checked = Options(uri=uri, **options)
+    reporter = Reporter(checked.on_error)
+    publisher = Publisher(
+        open=partial(open_session, checked, listening=False),
+        prepare=partial(ensure_table, table=checked.table),
+        table=quoted(checked.table),
+        limit=checked.outbox_limit,
+        deadline=checked.heartbeat_timeout,
+        patience=checked.publish_timeout,
+        drain_timeout=checked.shutdown_timeout,
+        report=reporter.report,
+        redact=checked.redact,
+    )
+    async with reporter.task_group() as task_group, publisher.running(task_group):
+        yield PostgresEmitter(checked, publisher)
+
+
+def emit_statement(
+    event: str,
+    data: Any = None,
+    *,
+    to: Rooms = None,
+    except_rooms: Rooms = None,
+    namespace: str = "/",
+    prefix: str = "socket.io",
+    table: str = "socket_io_attachments",
+    payload_threshold: int = MAX_PAYLOAD + 1,
+    paramstyle: ParamStyle = "pyformat",
+    json: Any = stdlib_json,
+) -> Statement:
+    """Return the SQL, and its parameters, that sends one event to a cluster.
+
+    Execute it on any PostgreSQL connection, inside your own transaction: the event goes out when,
+    and only when, that commits. Every statement made is an event of its own, also of two that are
+    equal. Nothing is connected or sent here.
+
+    ``to``, ``except_rooms``, ``namespace`` and ``data`` are as for :meth:`PostgresEmitter.emit`;
+    ``prefix``, ``table`` and ``payload_threshold`` as the servers have them. ``paramstyle`` is the
+    driver's: ``"pyformat"`` (psycopg, Django), ``"format"``, ``"named"`` (SQLAlchemy's ``text``),
+    ``"numeric"``, ``"qmark"``, or ``"numeric_dollar"`` (asyncpg). ``json`` is a module with a
+    ``dumps`` function. An event over 7,999 bytes, or with binary data, goes through the table,
+    which must exist (see :func:`.create_table_statement`).
+
+    :raises ValueError: an argument is out of range, the event's name is reserved, or JSON cannot
+        hold a number in the data.
+    :raises TypeError: JSON cannot hold the data.
+    """
+    style = _STYLES.get(paramstyle)
+    if style is None:
+        raise ValueError(f"paramstyle must be one of {', '.join(_STYLES)}, not {paramstyle!r}")
+    options = Options(prefix=prefix, table=table, payload_threshold=payload_threshold)
+    dumps = _encode if json is stdlib_json else partial(json.dumps, separators=(",", ":"))
+    message = Broadcast(
+        sender=EMITTER,
+        # without it PostgreSQL would take two equal events of one transaction for one
+        origin=secrets.token_hex(8),
+        namespace=namespace,
+        data=event_data(event, data, dumps),
+        target=make_target(to, None, except_rooms),
+    )
+    outgoing = ClusterWire(options.prefix).encode(message, options.max_inline)
+    values: dict[str, Any] = {}
+
+    def parameter(name: str, kind: str, value: Any) -> str:
+        values[name] = value
+        return f"CAST({style(name, len(values))} AS {kind})"
+
+    if outgoing.body is None:
+        channel = parameter("channel", "text", outgoing.channel)
+        sql = f"SELECT pg_catalog.pg_notify({channel}, {{}})".format(
+            parameter("payload", "text", outgoing.head.decode())
+        )
+    else:
+        name = quoted(table)
+        if paramstyle in ("pyformat", "format"):
+            name = name.replace("%", "%%")
+        body = parameter("body", "bytea", outgoing.body)
+        channel = parameter("channel", "text", outgoing.channel)
+        head = parameter("head", "text", outgoing.head.decode())
+        tail = parameter("tail", "text", outgoing.tail.decode())
+        sql = (
+            f"WITH stored AS (INSERT INTO {name} (payload) VALUES ({body}) RETURNING id)"  # noqa: S608
+            f" SELECT pg_catalog.pg_notify({channel}, {head} || CAST(id AS text) || {tail})"
+            " FROM stored"
+        )
+    return Statement(sql, values if paramstyle in _BY_NAME else list(values.values()))

@@ -1,0 +1,1024 @@
+"""python-socketio's client manager, on PostgreSQL: where the protocol meets clients and handlers."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from .errors import AdapterClosedError, AdapterError, RequestTimeoutError, UnknownSocketError
+from .local_manager import AckCallback, AnyIOManager
+from .node import ACK_LIFETIME, Node, Pending, Stats, Status
+from .options import Options, OptionValues
+from .protocol.messages import (
+    Attached,
+    Broadcast,
+    BroadcastAck,
+    BroadcastClientCount,
+    Data,
+    DisconnectSockets,
+    FetchSockets,
+    FetchSocketsResponse,
+    Room,
+    ServerSideEmit,
+    ServerSideEmitResponse,
+    SocketInfo,
+    SocketsJoin,
+    SocketsLeave,
+    Target,
+    Want,
+    event_data,
+    from_data,
+    make_target,
+    rooms_tuple,
+    to_data,
+)
+from .protocol.requests import Acknowledgements, Answers
+
+if TYPE_CHECKING:
+    from typing import Self, Unpack
+
+    from .postgres.connection import AnyConnection
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+Hook = TypeVar("Hook", bound=Callable[[Any], Any])
+Rooms = Room | Iterable[Room] | None
+
+_CUSTOM_REQUEST = "anyio_sio_pg:custom_request"
+
+
+@dataclass(frozen=True)
+class RemoteSocket:
+    """A client, wherever in the cluster it is connected.
+
+    ``data`` is its session in that namespace, as JSON holds it (Node: ``socket.data``);
+    ``handshake`` has Node's keys: headers, time, address, xdomain, secure, issued (ms since 1970),
+    url, query, auth.
+    """
+
+    id: str
+    rooms: frozenset[Room]
+    data: Any
+    handshake: dict[str, Any]
+
+
+class PostgresManager(AnyIOManager, anyio.AsyncContextManagerMixin):
+    """A client manager that makes many Socket.IO servers act as one, through PostgreSQL.
+
+    ``uri`` is anything that libpq takes (a URL, ``key=value`` pairs, several hosts), or
+    ``HOST:PORT``; None means the ``PG*`` environment. The other options are described under
+    :doc:`/reference/options`. Nothing is connected before the ``async with`` block; outside of it
+    only local work is possible, and the rest raises :class:`AdapterClosedError`. The block can be
+    entered again after it has ended.
+
+    :raises ValueError: an option is out of range.
+    """
+
+    def __init__(self, uri: str | None = None, **options: Unpack[OptionValues]):
+        super().__init__()
+        self._options = Options(uri=uri, **options)
+        self._node: Node | None = None
+        self._entered = False
+        self._uid = ""
+        self._event_handlers: dict[tuple[str, str], Callable[..., Any]] = {}
+        self._hook: Callable[[Any], Any] | None = None
+        self._auth: dict[tuple[str, str], Any] = {}
+        self._connected_at: dict[tuple[str, str], float] = {}
+        self._disconnecting: dict[tuple[str, str], anyio.Event] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} prefix={self.prefix!r} uid={self.uid!r} {self.status}>"
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        if self._entered:
+            raise AdapterError("this manager's block is running already")
+        self._entered = True
+        node = Node(self._options, self)
+        namespaces = dict.fromkeys(["/", *self.rooms, *(ns for ns, _ in self._event_handlers)])
+        try:
+            async with node.running(namespaces):
+                self._uid = node.uid
+                self._node = node
+                yield self
+        finally:
+            self._entered = False
+            self._node = None
+
+    # What it is
+
+    @property
+    def uid(self) -> str:
+        """This node's id in the cluster: 16 hex digits, new with each block; empty before."""
+        return self._uid
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of the channels' names."""
+        return self._options.prefix
+
+    @property
+    def requests_timeout(self) -> float:
+        """Seconds for which a request waits for the other nodes."""
+        return self._options.requests_timeout
+
+    @property
+    def publisher(self) -> AnyConnection | None:
+        """The session that sends, or None while there is none."""
+        return None if self._node is None else self._node.publisher.connection
+
+    @property
+    def listener(self) -> AnyConnection | None:
+        """The session that listens, or None while there is none."""
+        return None if self._node is None else self._node.listener.connection
+
+    @property
+    def status(self) -> Status:
+        """Connected, reconnecting, isolated or closed."""
+        return Status.CLOSED if self._node is None else self._node.status
+
+    def stats(self) -> Stats:
+        """Return the counters of the block that is running.
+
+        :raises AdapterClosedError: none is.
+        """
+        return self._running().stats()
+
+    async def flush(self) -> None:
+        """Return when all that was accepted before this call is committed (or refused).
+
+        :raises AdapterClosedError: the block ended meanwhile.
+        """
+        await self._running().publisher.flush()
+
+    async def ping(self) -> float:
+        """Return the seconds that a notification of its own takes to come back.
+
+        :raises RequestTimeoutError: it did not within ``requests_timeout``.
+        """
+        return await self._running().ping(self.requests_timeout)
+
+    # What python-socketio's server calls
+
+    def set_server(self, server: Any) -> None:
+        """Attach the manager to its server."""
+        super().set_server(server)
+        handle_connect = getattr(server, "_handle_connect", None)
+        if handle_connect is None:
+            return
+
+        async def remember_auth(eio_sid: str, namespace: str | None, data: Any) -> None:
+            # only the connect handler is given the client's auth, and handshakes show it
+            key = (eio_sid, namespace or "/")
+            self._auth[key] = data
+            try:
+                await handle_connect(eio_sid, namespace, data)
+            finally:
+                if self.sid_from_eio_sid(*key) is None:
+                    self._auth.pop(key, None)
+
+        server._handle_connect = remember_auth
+
+    async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:
+        """Register a client that is connecting, once its namespace is listened to.
+
+        Returns None, which refuses the client, where PostgreSQL can have no channel for the
+        namespace (over 63 bytes with the prefix).
+        """
+        if self._node is not None and not self._node.closing:
+            try:
+                await self._node.join(namespace)
+            except ValueError as exc:
+                self._get_logger().error("a client was refused: %s", exc)
+                return None
+        sid: str | None = await super().pre_connect(eio_sid, namespace)
+        if sid is not None:
+            self._connected_at[namespace, sid] = time.time()
+        return sid
+
+    def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+        """Forget a client of this node."""
+        eio_sid = self._local_sockets(namespace).get(sid)
+        super().basic_disconnect(sid, namespace, **kwargs)
+        self._connected_at.pop((namespace, sid), None)
+        if eio_sid is not None:
+            self._auth.pop((eio_sid, namespace), None)
+
+    async def can_disconnect(self, sid: str, namespace: str) -> bool:
+        """Tell whether a client is here to be disconnected; if not, ask the other nodes to."""
+        if self._is_local(sid, namespace):
+            return self.is_connected(sid, namespace)
+        await self.disconnect_sockets(to=sid, namespace=namespace)
+        return False
+
+    async def disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+        """Forget a client, wherever it is."""
+        if kwargs.get("ignore_queue") or self._is_local(sid, namespace):
+            self.basic_disconnect(sid, namespace)
+        else:
+            await self.disconnect_sockets(to=sid, namespace=namespace)
+
+    async def enter_room(
+        self, sid: str, namespace: str, room: Room, eio_sid: str | None = None
+    ) -> None:
+        """Add a client to a room, wherever it is; see :meth:`remote_join` to know it done."""
+        if eio_sid is not None or self._is_local(sid, namespace):
+            self.basic_enter_room(sid, namespace, room, eio_sid=eio_sid)
+        else:
+            await self.sockets_join(room, to=sid, namespace=namespace)
+
+    async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
+        """Remove a client from a room, wherever it is."""
+        if self._is_local(sid, namespace):
+            self.basic_leave_room(sid, namespace, room)
+        else:
+            await self.sockets_leave(room, to=sid, namespace=namespace)
+
+    async def close_room(self, room: Room, namespace: str | None = None) -> None:
+        """Remove everyone from a room, cluster-wide.
+
+        :raises ValueError: the room is a client's own.
+        """
+        namespace = namespace or "/"
+        if self.is_sid_room(namespace, room):
+            raise ValueError("cannot close a sid room")
+        await self.sockets_leave(room, to=room, namespace=namespace)
+
+    # Events
+
+    async def emit(
+        self,
+        event: str,
+        data: Any = None,
+        namespace: str | None = None,
+        room: Rooms = None,
+        skip_sid: str | Iterable[str] | None = None,
+        callback: AckCallback | None = None,
+        to: Rooms = None,
+        *,
+        except_rooms: Rooms = None,
+        local: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Send an event to one client, to rooms or to everyone in the namespace, cluster-wide.
+
+        The clients of this node get it at once; for the others it goes into the outbox. ``data``:
+        a tuple is several arguments, None is none. ``to`` (or ``room``): a room, a sid or several;
+        none means everyone. ``skip_sid`` and ``except_rooms`` are left out. ``callback`` is called
+        with the arguments of each client's acknowledgement; it waits for those of other nodes for
+        an hour. ``local`` (or python-socketio's ``ignore_queue``) stays on this node.
+
+        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, or the
+            namespace has no channel (over 63 bytes with the prefix). Nothing was sent.
+        :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
+            Nothing was sent.
+        :raises PublishError: the outbox stayed full for ``publish_timeout``.
+        :raises AdapterClosedError: outside of the block.
+        """
+        if local or kwargs.get("ignore_queue"):
+            await super().emit(
+                event,
+                data,
+                namespace,
+                skip_sid=skip_sid,
+                callback=callback,
+                to=to or room,
+                except_rooms=except_rooms,
+            )
+            return
+        node = self._running()
+        namespace = namespace or "/"
+        node.check_namespace(namespace)
+        target = make_target(to or room, skip_sid, except_rooms)
+        packet_data = event_data(event, data, self._dumps)
+        count, overdue = self._deliver(namespace, target, packet_data, callback)
+        node.delivered += count
+        if overdue:
+            await self._send_overdue(overdue)
+        if not self._only_here(namespace, target):
+            request_id = None
+            if callback is not None:
+                request_id = self._expect_acknowledgements(node, namespace, callback)
+            await node.publish(
+                namespace,
+                lambda seq: Broadcast(
+                    sender=node.uid,
+                    namespace=namespace,
+                    seq=seq,
+                    data=packet_data,
+                    target=target,
+                    request_id=request_id,
+                ),
+            )
+        await self._checkpoint()
+
+    async def emit_with_ack(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Send an event, cluster-wide, and return one answer for each client reached.
+
+        An answer is what the client acknowledged with: None, its one argument, or a tuple of
+        several. ``timeout`` is in seconds; None means ``requests_timeout``.
+
+        :raises RequestTimeoutError: not all clients answered in time; ``partial`` has the answers
+            that came.
+        """
+        node = self._running()
+        node.check_namespace(namespace)
+        seconds = self.requests_timeout if timeout is None else timeout
+        target = make_target(to, None, except_rooms)
+        packet_data = event_data(event, data, self._dumps)
+        tracker: Acknowledgements[Any] = Acknowledgements(())
+        pending = Pending(namespace, tracker)
+
+        def acknowledged(*args: Any) -> None:
+            tracker.acknowledged(node.uid, args)
+            pending.changed.set()
+
+        count, overdue = self._deliver(namespace, target, packet_data, acknowledged)
+        tracker.counted(node.uid, count)
+        node.delivered += count
+        await self._send_overdue(overdue)
+        make: Callable[[str, int], Broadcast] | None = None
+        if not self._only_here(namespace, target):
+            asked = Target(target.rooms, target.excluded, timeout_ms=round(seconds * 1_000))
+            make = lambda request_id, seq: Broadcast(  # noqa: E731
+                sender=node.uid,
+                namespace=namespace,
+                seq=seq,
+                data=packet_data,
+                target=asked,
+                request_id=request_id,
+            )
+            await node.join(namespace)
+            for uid in node.members(namespace):
+                tracker.joined(uid)
+        try:
+            await node.ask(pending, make, seconds)
+        except RequestTimeoutError as exc:
+            exc.partial = [self._answer_value(answer) for answer in tracker.answers]
+            raise
+        return [self._answer_value(answer) for answer in tracker.answers]
+
+    def _answer_value(self, answer: Any) -> Any:
+        args = from_data(answer, self._loads) if isinstance(answer, Data) else answer
+        return tuple(args) if len(args) > 1 else args[0] if args else None
+
+    def _expect_acknowledgements(self, node: Node, namespace: str, callback: AckCallback) -> str:
+        def acknowledged(data: Data) -> None:
+            node.start_soon(self._call_back, callback, data)
+
+        return node.open_request(
+            Pending(
+                namespace,
+                Acknowledgements[Any](node.members(namespace)),
+                acknowledged=acknowledged,
+                expires_at=anyio.current_time() + ACK_LIFETIME,
+            )
+        )
+
+    async def _call_back(self, callback: AckCallback, data: Data) -> None:
+        result = callback(*from_data(data, self._loads))
+        if isinstance(result, Awaitable):
+            await result
+
+    # Sockets
+
+    async def fetch_sockets(
+        self,
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+        local: bool = False,
+    ) -> list[RemoteSocket]:
+        """Return the sockets of a target, cluster-wide or (``local``) of this node.
+
+        :raises RequestTimeoutError: a node did not answer within ``requests_timeout``; ``partial``
+            has the sockets of this node and of those that did.
+        """
+        target = make_target(to, None, except_rooms)
+        found = [_remote_socket(s) for s in self._describe(namespace, target, "sockets")]
+        if local:
+            await anyio.lowlevel.checkpoint()
+            return found
+        try:
+            answers = await self._fetch(namespace, target, "sockets")
+        except RequestTimeoutError as exc:
+            exc.partial = found + [_remote_socket(s) for a in exc.partial for s in a.sockets]
+            raise
+        return found + [_remote_socket(s) for answer in answers for s in answer.sockets]
+
+    async def clients(self, rooms: Rooms = None, *, namespace: str = "/") -> set[str]:
+        """Return the ids of the sockets that are in any of the rooms (None: all), cluster-wide.
+
+        :raises RequestTimeoutError: as :meth:`fetch_sockets`; ``partial`` has the ids.
+        """
+        target = make_target(rooms)
+        found = set(self._connected(namespace, target))
+        try:
+            answers = await self._fetch(namespace, target, "ids")
+        except RequestTimeoutError as exc:
+            exc.partial = [*found, *(s.id for a in exc.partial for s in a.sockets)]
+            raise
+        return found.union(s.id for answer in answers for s in answer.sockets)
+
+    async def client_rooms(self, sid: str, *, namespace: str = "/") -> set[Room]:
+        """Return the rooms of a socket, wherever it is; its own is one of them.
+
+        :raises UnknownSocketError: no node has it.
+        :raises RequestTimeoutError: as :meth:`fetch_sockets`.
+        """
+        if self._is_local(sid, namespace):
+            await anyio.lowlevel.checkpoint()
+            return set(self.get_rooms(sid, namespace))
+        socket = await self._find(sid, namespace)
+        return set(socket.rooms)
+
+    async def all_rooms(self, *, namespace: str = "/") -> set[Room]:
+        """Return all rooms, cluster-wide, those of the sockets themselves included.
+
+        :raises RequestTimeoutError: as :meth:`fetch_sockets`; ``partial`` has the rooms.
+        """
+        found = self._rooms_of(namespace, Target())
+        try:
+            answers = await self._fetch(namespace, Target(), "rooms")
+        except RequestTimeoutError as exc:
+            exc.partial = [*found.union(*(_rooms_in(answer) for answer in exc.partial))]
+            raise
+        return found.union(*(_rooms_in(answer) for answer in answers))
+
+    async def sockets_join(
+        self,
+        rooms: Room | Iterable[Room],
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+    ) -> None:
+        """Let the sockets of a target enter rooms, cluster-wide.
+
+        :raises ValueError: a room is a client's own.
+        """
+        await self._join_or_leave(SocketsJoin, rooms, to, except_rooms, namespace)
+
+    async def sockets_leave(
+        self,
+        rooms: Room | Iterable[Room],
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+    ) -> None:
+        """Let the sockets of a target leave rooms, cluster-wide."""
+        await self._join_or_leave(SocketsLeave, rooms, to, except_rooms, namespace)
+
+    async def disconnect_sockets(
+        self,
+        *,
+        to: Rooms = None,
+        except_rooms: Rooms = None,
+        namespace: str = "/",
+        close: bool = False,
+    ) -> None:
+        """Disconnect the sockets of a target, cluster-wide; ``close`` ends the transport as well.
+
+        Returns when this node's are disconnected.
+        """
+        node = self._running()
+        node.check_namespace(namespace)
+        target = make_target(to, None, except_rooms)
+        sids = list(self._connected(namespace, target))
+        only_here = self._only_here(namespace, target)
+        for sid in sids:
+            await self._disconnect_local(sid, namespace, close)
+        if not only_here:
+            await node.publish(
+                namespace,
+                lambda seq: DisconnectSockets(
+                    sender=node.uid, namespace=namespace, seq=seq, target=target, close=close
+                ),
+            )
+
+    async def remote_join(self, sid: str, room: Room, *, namespace: str = "/") -> None:
+        """Let a socket enter a room; return once it has, wherever it is.
+
+        :raises UnknownSocketError: no node has it.
+        :raises RequestTimeoutError: as :meth:`fetch_sockets`.
+        """
+        await self._remote(SocketsJoin, sid, room, namespace)
+
+    async def remote_leave(self, sid: str, room: Room, *, namespace: str = "/") -> None:
+        """Let a socket leave a room; return once it has, wherever it is.
+
+        :raises UnknownSocketError: no node has it.
+        :raises RequestTimeoutError: as :meth:`fetch_sockets`.
+        """
+        await self._remote(SocketsLeave, sid, room, namespace)
+
+    async def remote_disconnect(
+        self, sid: str, close: bool = False, *, namespace: str = "/"
+    ) -> None:
+        """Disconnect a socket; return once it is gone, wherever it was.
+
+        :raises UnknownSocketError: no node has it.
+        :raises RequestTimeoutError: as :meth:`fetch_sockets`, or the socket was not gone in time.
+        """
+        node = self._running()
+        if self._is_local(sid, namespace):
+            await self._disconnect_local(sid, namespace, close)
+            return
+        await self._find(sid, namespace)
+        await node.publish(
+            namespace,
+            lambda seq: DisconnectSockets(
+                sender=node.uid, namespace=namespace, seq=seq, target=Target((sid,)), close=close
+            ),
+        )
+        with anyio.move_on_after(self.requests_timeout):
+            while any(
+                answer.sockets
+                for answer in await self._fetch(namespace, Target((sid,)), "ids", settle=True)
+            ):
+                # only a node of another kind answers before its socket is gone
+                await anyio.sleep(0.01)
+            return
+        raise RequestTimeoutError(f"socket {sid} was not gone within {self.requests_timeout:g} s")
+
+    # Servers
+
+    async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None:
+        """Send an event to every other server's handler."""
+        node = self._running()
+        data = to_data([event, *args], self._dumps)
+        await node.publish(
+            namespace,
+            lambda seq: ServerSideEmit(sender=node.uid, namespace=namespace, seq=seq, data=data),
+        )
+
+    async def server_side_call(
+        self, event: str, *args: Any, namespace: str = "/", timeout: float | None = None
+    ) -> list[Any]:
+        """Send an event to every other server and return their answers.
+
+        A server without a handler answers None. ``timeout`` is in seconds; None means
+        ``requests_timeout``.
+
+        :raises RequestTimeoutError: a server did not answer in time (a Node server without a
+            handler never does); ``partial`` has the answers that came.
+        """
+        data = to_data([event, *args], self._dumps)
+        return await self._call_servers(namespace, data, timeout)
+
+    def on_server_side(
+        self, event: str, namespace: str = "/"
+    ) -> Callable[[Handler], Handler]:
+        """Register the handler of a server-side event, sync or async, as a decorator.
+
+        It is called with the event's arguments; what it returns is the answer. Another handler for
+        the same event and namespace takes its place.
+        """
+
+        def register(handler: Handler) -> Handler:
+            self._event_handlers[namespace, event] = handler
+            if self._node is not None:
+                self._node.start_soon(self._node.join, namespace)
+            return handler
+
+        return register
+
+    async def custom_request(self, data: Any = None, *, timeout: float | None = None) -> list[Any]:
+        """Ask every node's :meth:`custom_hook`, this one's included; return their answers.
+
+        A node without a hook answers None. Only nodes of this package are asked.
+
+        :raises RequestTimeoutError: a node did not answer within ``timeout`` (None:
+            ``requests_timeout``) seconds; ``partial`` has the answers that came.
+        """
+        packed = to_data([_CUSTOM_REQUEST, data], self._dumps)
+        self._running()
+        own = await self._run_hook(from_data(packed, self._loads)[1])
+        try:
+            others = await self._call_servers("/", packed, timeout, numbered_only=True)
+        except RequestTimeoutError as exc:
+            exc.partial = [own, *exc.partial]
+            raise
+        return [own, *others]
+
+    def custom_hook(self, hook: Hook) -> Hook:
+        """Register what answers :meth:`custom_request`, sync or async, as a decorator."""
+        self._hook = hook
+        return hook
+
+    # What the node asks of the manager (node.LocalSide)
+
+    def wants(self, namespace: str, message: Attached) -> bool:
+        """Tell whether an attachment concerns a client of this node."""
+        rooms = self.rooms.get(namespace, {})
+        return message.rooms is None or any(room in rooms for room in message.rooms)
+
+    def keeps(self, namespace: str) -> bool:
+        """Tell whether a namespace has clients or handlers here."""
+        server = self.server
+        return (
+            namespace == "/"
+            or namespace in self.rooms
+            or any(known == namespace for known, _ in self._event_handlers)
+            or (
+                server is not None
+                and (
+                    namespace in server.handlers
+                    or namespace in server.namespace_handlers
+                    or (server.namespaces != "*" and namespace in server.namespaces)
+                )
+            )
+        )
+
+    def broadcast(self, message: Broadcast) -> None:
+        """Deliver another node's event to this node's clients."""
+        node = self._running()
+        namespace, request_id = message.namespace, message.request_id
+        callback: AckCallback | None = None
+        if request_id is not None:
+            callback = partial(self._acknowledge, node, namespace, request_id)
+        count, overdue = self._deliver(namespace, message.target, message.data, callback)
+        node.delivered += count
+        if overdue:
+            node.start_soon(self._send_overdue, overdue)
+        if request_id is not None:
+            node.answer(
+                namespace,
+                lambda seq: BroadcastClientCount(
+                    sender=node.uid, namespace=namespace, seq=seq, request_id=request_id, count=count
+                ),
+            )
+
+    def _acknowledge(self, node: Node, namespace: str, request_id: str, *args: Any) -> None:
+        data = to_data(list(args), self._dumps)
+        node.answer(
+            namespace,
+            lambda seq: BroadcastAck(
+                sender=node.uid, namespace=namespace, seq=seq, request_id=request_id, data=data
+            ),
+        )
+
+    def join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
+        """Let this node's sockets enter or leave rooms, as another node asks."""
+        self._apply_rooms(type(message), message.namespace, message.target, message.rooms)
+
+    def disconnect_matching(self, message: DisconnectSockets) -> None:
+        """Disconnect this node's sockets, as another node asks."""
+        node = self._running()
+        for sid in list(self._connected(message.namespace, message.target)):
+            key = (message.namespace, sid)
+            if key not in self._disconnecting:
+                self._disconnecting[key] = anyio.Event()
+                node.start_soon(self._disconnect_and_tell, sid, message.namespace, message.close)
+
+    async def _disconnect_and_tell(self, sid: str, namespace: str, close: bool) -> None:
+        try:
+            await self._disconnect_local(sid, namespace, close)
+        finally:
+            self._disconnecting.pop((namespace, sid)).set()
+
+    def fetch(self, message: FetchSockets) -> None:
+        """Answer with this node's sockets."""
+        node = self._running()
+        if message.settle and any(
+            (message.namespace, sid) in self._disconnecting for sid in message.target.rooms
+        ):
+            node.start_soon(self._answer_settled, node, message)
+        else:
+            self._answer_fetch(node, message)
+
+    async def _answer_settled(self, node: Node, message: FetchSockets) -> None:
+        for sid in message.target.rooms:
+            leaving = self._disconnecting.get((message.namespace, str(sid)))
+            if leaving is not None:
+                await leaving.wait()
+        self._answer_fetch(node, message)
+
+    def _answer_fetch(self, node: Node, message: FetchSockets) -> None:
+        rooms: tuple[Room, ...] | None = None
+        sockets: tuple[SocketInfo, ...] = ()
+        if message.want == "rooms":
+            rooms = tuple(self._rooms_of(message.namespace, message.target))
+        else:
+            sockets = tuple(self._describe(message.namespace, message.target, message.want))
+        node.answer(
+            message.namespace,
+            lambda seq: FetchSocketsResponse(
+                sender=node.uid,
+                namespace=message.namespace,
+                seq=seq,
+                request_id=message.request_id,
+                sockets=sockets,
+                rooms=rooms,
+            ),
+        )
+
+    async def server_side(self, message: ServerSideEmit) -> None:
+        """Run the handler of a server-side event, and answer."""
+        node = self._running()
+        answer: Any = None
+        try:
+            event, *args = from_data(message.data, self._loads)
+            if event == _CUSTOM_REQUEST:
+                answer = await self._run_hook(args[0] if args else None)
+            elif handler := self._event_handlers.get((message.namespace, event)):
+                answer = handler(*args)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+            data = to_data(answer, self._dumps)
+        except Exception:
+            # the asker gets its answer all the same; the error is reported by the node
+            data = Data(b"null")
+            raise
+        finally:
+            request_id = message.request_id
+            if request_id is not None:
+                node.answer(
+                    message.namespace,
+                    lambda seq: ServerSideEmitResponse(
+                        sender=node.uid,
+                        namespace=message.namespace,
+                        seq=seq,
+                        request_id=request_id,
+                        data=data,
+                    ),
+                )
+
+    # Helpers
+
+    def _running(self) -> Node:
+        node = self._node
+        if node is None or node.closing:
+            raise AdapterClosedError(
+                "the adapter is not running: enter its block first (async with manager: ...)"
+            )
+        return node
+
+    def _local_sockets(self, namespace: str) -> Any:
+        return self.rooms.get(namespace, {}).get(None, {})
+
+    def _is_local(self, sid: str, namespace: str) -> bool:
+        return sid in self._local_sockets(namespace)
+
+    def _only_here(self, namespace: str, target: Target) -> bool:
+        """Tell whether all of a target's rooms are the own rooms of this node's sockets."""
+        if not target.rooms:
+            return False
+        sockets = self._local_sockets(namespace)
+        return all(room in sockets for room in target.rooms)
+
+    def _connected(self, namespace: str, target: Target) -> Iterable[str]:
+        leaving = self.pending_disconnect.get(namespace, ())
+        recipients = self._recipients(namespace, target)
+        return recipients if not leaving else (sid for sid in recipients if sid not in leaving)
+
+    def _rooms_of(self, namespace: str, target: Target) -> set[Room]:
+        rooms = self.rooms.get(namespace, {})
+        if not target.rooms and not target.excluded:
+            return {room for room in rooms if room is not None}
+        sids = self._recipients(namespace, target).keys()
+        return {
+            name for name, room in rooms.items() if name is not None and not sids.isdisjoint(room)
+        }
+
+    def _describe(self, namespace: str, target: Target, want: Want) -> Iterable[SocketInfo]:
+        sids = self._connected(namespace, target)
+        if want == "ids":
+            return [SocketInfo(sid) for sid in sids]
+        return [self._describe_one(namespace, sid) for sid in sids]
+
+    def _describe_one(self, namespace: str, sid: str) -> SocketInfo:
+        eio_sid = self.eio_sid_from_sid(sid, namespace)
+        socket = self.server.eio.sockets.get(eio_sid) if self.server is not None else None
+        session = {} if socket is None else socket.session.get(namespace, {})
+        return SocketInfo(
+            sid,
+            tuple(self.get_rooms(sid, namespace)),
+            _encodable(session),
+            self._handshake(namespace, sid, eio_sid),
+        )
+
+    def _handshake(self, namespace: str, sid: str, eio_sid: str | None) -> dict[str, Any]:
+        environ: dict[str, Any] = self.server.environ.get(eio_sid, {}) if self.server else {}
+        issued = self._connected_at.get((namespace, sid), 0.0)
+        return handshake(environ, issued, self._auth.get((eio_sid or "", namespace)))
+
+    def _apply_rooms(
+        self,
+        kind: type[SocketsJoin | SocketsLeave],
+        namespace: str,
+        target: Target,
+        rooms: tuple[Room, ...],
+    ) -> None:
+        for sid in list(self._recipients(namespace, target)):
+            for room in rooms:
+                if kind is SocketsLeave:
+                    self.basic_leave_room(sid, namespace, room)
+                elif sid == room or not self.is_sid_room(namespace, room):
+                    self.basic_enter_room(sid, namespace, room)
+
+    async def _join_or_leave(
+        self,
+        kind: type[SocketsJoin | SocketsLeave],
+        rooms: Room | Iterable[Room],
+        to: Rooms,
+        except_rooms: Rooms,
+        namespace: str,
+    ) -> None:
+        node = self._running()
+        node.check_namespace(namespace)
+        names = rooms_tuple(rooms)
+        target = make_target(to, None, except_rooms)
+        if kind is SocketsJoin:
+            for room in names:
+                if self.is_sid_room(namespace, room) and target.rooms != (room,):
+                    raise ValueError(f"cannot enter a sid room: {room!r}")
+        only_here = self._only_here(namespace, target)
+        self._apply_rooms(kind, namespace, target, names)
+        if only_here:
+            await anyio.lowlevel.checkpoint()
+            return
+        await node.publish(
+            namespace,
+            lambda seq: kind(
+                sender=node.uid, namespace=namespace, seq=seq, target=target, rooms=names
+            ),
+        )
+
+    async def _remote(
+        self, kind: type[SocketsJoin | SocketsLeave], sid: str, room: Room, namespace: str
+    ) -> None:
+        self._running()
+        here = self._is_local(sid, namespace)
+        await self._join_or_leave(kind, room, sid, None, namespace)
+        if not here:
+            await self._find(sid, namespace)
+
+    async def _find(self, sid: str, namespace: str) -> SocketInfo:
+        answers = await self._fetch(
+            namespace, Target((sid,)), "sockets", enough=lambda answer: bool(answer.sockets)
+        )
+        for answer in answers:
+            for socket in answer.sockets:
+                if socket.id == sid:
+                    return socket
+        raise UnknownSocketError(f"no node has a socket {sid!r} in namespace {namespace!r}")
+
+    async def _fetch(
+        self,
+        namespace: str,
+        target: Target,
+        want: Want,
+        *,
+        settle: bool = False,
+        enough: Callable[[Any], bool] | None = None,
+    ) -> list[FetchSocketsResponse]:
+        node = self._running()
+        await node.join(namespace)
+        tracker: Answers[FetchSocketsResponse] = Answers(node.members(namespace))
+        await node.ask(
+            Pending(namespace, tracker, enough=enough),
+            lambda request_id, seq: FetchSockets(
+                sender=node.uid,
+                namespace=namespace,
+                seq=seq,
+                target=target,
+                request_id=request_id,
+                want=want,
+                settle=settle,
+            ),
+            self.requests_timeout,
+        )
+        return tracker.answers
+
+    async def _call_servers(
+        self, namespace: str, data: Data, timeout: float | None, *, numbered_only: bool = False
+    ) -> list[Any]:
+        node = self._running()
+        await node.join(namespace)
+        tracker: Answers[ServerSideEmitResponse] = Answers(
+            node.members(namespace, numbered_only=numbered_only)
+        )
+        try:
+            await node.ask(
+                Pending(namespace, tracker, numbered_only=numbered_only),
+                lambda request_id, seq: ServerSideEmit(
+                    sender=node.uid, namespace=namespace, seq=seq, data=data, request_id=request_id
+                ),
+                self.requests_timeout if timeout is None else timeout,
+            )
+        except RequestTimeoutError as exc:
+            exc.partial = [from_data(answer.data, self._loads) for answer in tracker.answers]
+            raise
+        return [from_data(answer.data, self._loads) for answer in tracker.answers]
+
+    async def _run_hook(self, data: Any) -> Any:
+        answer = None if self._hook is None else self._hook(data)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        return answer
+
+    async def _disconnect_local(self, sid: str, namespace: str, close: bool) -> None:
+        server = self.server
+        if server is None:
+            await anyio.lowlevel.checkpoint()
+            return
+        eio_sid = self.eio_sid_from_sid(sid, namespace)
+        await server.disconnect(sid, namespace=namespace, ignore_queue=True)
+        if close and eio_sid is not None:
+            await server.eio.disconnect(eio_sid)
+
+
+def open_postgres_adapter(
+    uri: str | None = None, **options: Unpack[OptionValues]
+) -> AbstractAsyncContextManager[PostgresManager]:
+    """Make a :class:`PostgresManager`, run it for an ``async with`` block, and yield it.
+
+    Takes what :class:`PostgresManager` takes.
+
+    :raises ValueError: an option is out of range.
+    :raises AdapterError: PostgreSQL cannot be reached or refuses.
+    :raises PublishError: at the end of the block, messages could not be sent within
+        ``shutdown_timeout``.
+    """
+    return PostgresManager(uri, **options)
+
+
+def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, Any]:
+    """Return Node's ``socket.handshake`` for a WSGI or ASGI environment.
+
+    ``issued`` is in seconds since 1970.
+    """
+    headers = {
+        key[5:].replace("_", "-").lower(): value
+        for key, value in environ.items()
+        if key.startswith("HTTP_") and isinstance(value, str)
+    }
+    for key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if isinstance(environ.get(key), str):
+            headers[key.replace("_", "-").lower()] = environ[key]
+    scope = environ.get("asgi.scope") or {}
+    client = scope.get("client")
+    scheme = str(scope.get("scheme") or environ.get("wsgi.url_scheme") or "http")
+    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    moment = datetime.datetime.fromtimestamp(issued, datetime.UTC)
+    return {
+        "headers": headers,
+        "time": moment.strftime("%a %b %d %Y %H:%M:%S GMT+0000 (Coordinated Universal Time)"),
+        "address": client[0] if client else environ.get("REMOTE_ADDR", ""),
+        "xdomain": "HTTP_ORIGIN" in environ,
+        "secure": scheme in ("https", "wss") or environ.get("wsgi.url_scheme") == "https",
+        "issued": round(issued * 1_000),
+        "url": environ.get("RAW_URI") or environ.get("PATH_INFO", ""),
+        "query": {key: values[0] if len(values) == 1 else values for key, values in query.items()},
+        "auth": {} if auth is None else auth,
+    }
+
+
+def _encodable(session: Any) -> Any:
+    """Return a session without the values that cannot be sent."""
+    try:
+        msgspec.msgpack.encode(session)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        if not isinstance(session, dict):
+            return None
+        return {
+            key: value
+            for key, value in session.items()
+            if isinstance(key, str) and (value is None or _encodable(value) is not None)
+        }
+    return session
+
+
+def _remote_socket(info: SocketInfo) -> RemoteSocket:
+    details = info.handshake if isinstance(info.handshake, dict) else {}
+    return RemoteSocket(info.id, frozenset(info.rooms), info.data, details)
+
+
+def _rooms_in(answer: FetchSocketsResponse) -> set[Room]:
+    if answer.rooms is not None:
+        return set(answer.rooms)
+    return {room for socket in answer.sockets for room in socket.rooms}
+
+

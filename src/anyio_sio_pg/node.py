@@ -1,0 +1,755 @@
+"""A running node: its sessions, its peers, its heartbeats and its open requests.
+
+It speaks the protocol with the cluster and hands what concerns clients to :class:`LocalSide`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from . import options as options_module
+from .errors import (
+    AdapterClosedError,
+    AdapterError,
+    ConnectionLostError,
+    MessagesLostError,
+    ProtocolError,
+    RequestTimeoutError,
+)
+from .options import Options
+from .postgres.connection import AnyConnection, open_session
+from .postgres.listener import Listener
+from .postgres.publisher import Publisher
+from .postgres.schema import ensure_table, quoted
+from .protocol.cluster_wire import ClusterWire
+from .protocol.membership import Membership
+from .protocol.messages import (
+    EMITTER,
+    AdapterClose,
+    Attached,
+    Broadcast,
+    BroadcastAck,
+    BroadcastClientCount,
+    Data,
+    DisconnectSockets,
+    FetchSockets,
+    FetchSocketsResponse,
+    Heartbeat,
+    Message,
+    ServerSideEmit,
+    ServerSideEmitResponse,
+    SocketsJoin,
+    SocketsLeave,
+)
+from .protocol.requests import Acknowledgements, Answers
+from .protocol.sequence import Sequence, Verdict
+from .protocol.wire import Outgoing
+from .reporting import Reporter
+
+logger = logging.getLogger("anyio_sio_pg")
+
+T = TypeVar("T")
+
+SETTLE: Final = 0.5
+"""Seconds after joining a namespace in which nodes not yet heard of may still answer a request."""
+
+NAMESPACE_IDLE: Final = 60.0
+"""Seconds after which a namespace that nobody here uses any more is no longer listened to."""
+
+ACK_LIFETIME: Final = 3_600.0
+"""Seconds for which the callback of an event waits for clients of other nodes."""
+
+_GARBAGE_KINDS = 32
+
+
+class Status(StrEnum):
+    """What a node can do for the cluster, and the cluster for it."""
+
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    ISOLATED = "isolated"
+    """Deaf, or without a session for longer than ``heartbeat_timeout``: for the others it is gone."""
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """Counters of a node since it was started; messages, where nothing else is said."""
+
+    sent: int
+    """Committed by PostgreSQL."""
+    received: int
+    """Messages of others that came in, heartbeats included."""
+    delivered: int
+    """Events put on the queues of this node's clients, for each client one."""
+    dropped: int
+    """Refused by PostgreSQL, or answers for which the outbox had no room."""
+    lost: int
+    """Messages of others that did not arrive here."""
+    repeated: int
+    """Messages of others that came a second time and were left out."""
+    garbage: int
+    """Notifications that are not messages of the cluster."""
+    reconnects: int
+    """Sessions made anew."""
+    queue_depth: int
+    """In the outbox now."""
+    batches: int
+    """Statements that sent something."""
+    nodes: int
+    """Other nodes known now."""
+
+
+class LocalSide(Protocol):
+    """What a node needs of the manager: the clients and handlers of this process."""
+
+    def wants(self, namespace: str, message: Attached) -> bool:
+        """Tell whether an attachment concerns anybody here."""
+
+    def keeps(self, namespace: str) -> bool:
+        """Tell whether a namespace is in use here."""
+
+    def broadcast(self, message: Broadcast) -> None:
+        """Deliver an event to this node's clients."""
+
+    def join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
+        """Let this node's sockets enter or leave rooms."""
+
+    def disconnect_matching(self, message: DisconnectSockets) -> None:
+        """Disconnect this node's sockets."""
+
+    def fetch(self, message: FetchSockets) -> None:
+        """Answer with this node's sockets."""
+
+    async def server_side(self, message: ServerSideEmit) -> None:
+        """Run the handler of a server-side event and answer."""
+
+
+@dataclass(eq=False)
+class _Namespace:
+    name: str
+    members: Membership
+    last_used: float
+    used: bool = False
+    joined_at: float = math.inf
+    heartbeat_waits: bool = False
+    ready: anyio.Event = field(default_factory=anyio.Event)
+
+
+@dataclass(eq=False)
+class _Probe:
+    namespace: str
+    committed_at: float | None = None
+    heard: anyio.Event | None = None
+
+
+@dataclass(eq=False)
+class Pending:
+    """An open request."""
+
+    namespace: str
+    tracker: Answers[Any] | Acknowledgements[Any]
+    numbered_only: bool = False
+    enough: Callable[[Any], bool] | None = None
+    acknowledged: Callable[[Data], None] | None = None
+    expires_at: float = math.inf
+    satisfied: bool = False
+    changed: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more has to come."""
+        return self.satisfied or self.tracker.complete
+
+
+class Node:
+    """One node of the cluster, for as long as its block runs."""
+
+    def __init__(self, options: Options, local: LocalSide):
+        self.options = options
+        self.uid = secrets.token_hex(8)
+        self._local = local
+        self._wire = ClusterWire(options.prefix)
+        self._reporter = Reporter(options.on_error)
+        self._own = self._wire.own(self.uid)
+        table = quoted(options.table)
+        self.publisher = Publisher(
+            open=partial(open_session, options, listening=False),
+            prepare=partial(ensure_table, table=options.table),
+            table=table,
+            limit=options.outbox_limit,
+            deadline=options.heartbeat_timeout,
+            patience=options.publish_timeout,
+            drain_timeout=options.shutdown_timeout,
+            report=self.report,
+            redact=options.redact,
+        )
+        self.listener = Listener(
+            open=partial(open_session, options, listening=True),
+            table=table,
+            receiver=self,
+            deadline=options.heartbeat_timeout,
+            report=self.report,
+            redact=options.redact,
+        )
+        self._table = table
+        self._namespaces: dict[str, _Namespace] = {}
+        self._by_channel: dict[bytes, _Namespace] = {}
+        self._numbers: dict[str, int] = {}
+        self._sequence = Sequence()
+        self._requests: dict[str, Pending] = {}
+        self._probes: dict[int, _Probe] = {}
+        self._next_probe = 0
+        self._down_since: float | None = None
+        self._deaf = False
+        self._cleanups_due = 0
+        self._garbage_kinds: set[str] = set()
+        self._events: deque[ServerSideEmit] = deque()
+        self._event_came = anyio.Event()
+        self._closing = True
+        self.received = 0
+        self.delivered = 0
+        self.lost = 0
+        self.repeated = 0
+        self.garbage = 0
+        self._dispatch: dict[type[Message], Callable[[Any], None]] = {
+            Broadcast: local.broadcast,
+            SocketsJoin: local.join_or_leave,
+            SocketsLeave: local.join_or_leave,
+            DisconnectSockets: local.disconnect_matching,
+            FetchSockets: local.fetch,
+            FetchSocketsResponse: self._answer,
+            ServerSideEmit: self._queue_event,
+            ServerSideEmitResponse: self._answer,
+            BroadcastClientCount: self._answer,
+            BroadcastAck: self._answer,
+            Heartbeat: self._heartbeat,
+            AdapterClose: self._member_closed,
+        }
+
+    @asynccontextmanager
+    async def running(self, namespaces: Iterable[str]) -> AsyncIterator[None]:
+        """Connect, run the node for the block, then take leave, flush and disconnect.
+
+        :raises AdapterError: PostgreSQL cannot be reached, refuses, or does not let notifications
+            through.
+        :raises PublishError: at the end of the block, messages could not be sent in time.
+        """
+        for namespace in namespaces:
+            await self.join(namespace)
+        async with (
+            self._reporter.task_group() as task_group,
+            self.publisher.running(task_group),
+            self.listener.running(task_group),
+        ):
+            try:
+                await self._hear_oneself()
+                self._closing = False
+                self.start_soon(self._keep_alive)
+                self.start_soon(self._clean_up)
+                self.start_soon(self._handle_events)
+                yield
+            finally:
+                self._closing = True
+                for pending in self._requests.values():
+                    pending.changed.set()
+                for namespace in self._namespaces:
+                    self._put(partial(self._goodbye, namespace), namespace)
+
+    async def _hear_oneself(self) -> None:
+        try:
+            await self.ping(self.options.heartbeat_timeout)
+        except RequestTimeoutError:
+            raise AdapterError(
+                "LISTEN was accepted, but no notification of this node's own came back within"
+                f" {self.options.heartbeat_timeout:g} s. Where a pooler (PgBouncer in transaction"
+                " or statement mode) stands between, give a direct connection as listen_uri; both"
+                " must lead to the same database"
+            ) from None
+
+    # What the manager asks of it
+
+    @property
+    def closing(self) -> bool:
+        """Whether no new work is accepted."""
+        return self._closing
+
+    @property
+    def status(self) -> Status:
+        """What the node can do now."""
+        if self.closing:
+            return Status.CLOSED
+        if self._deaf:
+            return Status.ISOLATED
+        if self.listener.connected and self.publisher.connected:
+            return Status.CONNECTED
+        down = self._down_since
+        if down is not None and anyio.current_time() - down >= self.options.heartbeat_timeout:
+            return Status.ISOLATED
+        return Status.RECONNECTING
+
+    def stats(self) -> Stats:
+        """Return the counters as they are now."""
+        publisher = self.publisher
+        known: set[str] = set()
+        for namespace in self._namespaces.values():
+            known |= namespace.members.uids()
+        return Stats(
+            sent=publisher.sent,
+            received=self.received,
+            delivered=self.delivered,
+            dropped=publisher.dropped,
+            lost=self.lost,
+            repeated=self.repeated,
+            garbage=self.garbage,
+            reconnects=publisher.reconnects + self.listener.reconnects,
+            queue_depth=publisher.depth,
+            batches=publisher.batches,
+            nodes=len(known),
+        )
+
+    def check_namespace(self, namespace: str) -> None:
+        """Raise ValueError unless a namespace's channel can exist."""
+        if namespace not in self._namespaces:
+            options_module.channel(self.options.prefix, namespace)
+
+    async def join(self, namespace: str) -> None:
+        """Take part in a namespace; return when its messages are listened to.
+
+        :raises ValueError: its channel's name would be longer than PostgreSQL allows.
+        """
+        known = self._namespaces.get(namespace)
+        if known is not None:
+            known.used = True
+            await known.ready.wait()
+            return
+        channel = self._wire.channel(namespace)
+        members = Membership(self.options.heartbeat_timeout)
+        joined = _Namespace(namespace, members, anyio.current_time())
+        self._namespaces[namespace] = joined
+        self._by_channel[channel.encode()] = joined
+        try:
+            await self.listener.listen(channel)
+        finally:
+            joined.ready.set()
+        if self.listener.connected:
+            self._announce(joined)
+
+    async def publish(self, namespace: str, make: Callable[[int], Message]) -> None:
+        """Put a message into the outbox; ``make`` gets its number.
+
+        :raises PublishError: the outbox stayed full for ``publish_timeout``.
+        :raises AdapterClosedError: the block has ended.
+        """
+        if self.closing:
+            raise AdapterClosedError("the adapter is closed")
+        known = self._namespaces.get(namespace)
+        if known is None or not known.ready.is_set():
+            await self.join(namespace)
+        else:
+            known.used = True
+        await self.publisher.offer(
+            partial(self._numbered, namespace, make), self.options.publish_timeout
+        )
+
+    def answer(self, namespace: str, make: Callable[[int], Message]) -> None:
+        """Put an answer into the outbox, without waiting."""
+        if not self._closing:
+            self.publisher.put_control(partial(self._numbered, namespace, make))
+
+    def members(self, namespace: str, *, numbered_only: bool = False) -> set[str]:
+        """Return the uids of the other nodes in a namespace."""
+        known = self._namespaces.get(namespace)
+        return set() if known is None else known.members.uids(numbered_only=numbered_only)
+
+    async def ask(
+        self, pending: Pending, make: Callable[[str, int], Message] | None, timeout: float
+    ) -> None:
+        """Send a request (None: it concerns this node only) and return when it is complete.
+
+        :raises RequestTimeoutError: it was not within ``timeout`` seconds.
+        :raises AdapterClosedError: the block ended meanwhile.
+        """
+        request_id = self.open_request(pending)
+        try:
+            with anyio.move_on_after(timeout):
+                if make is not None:
+                    await self.publish(pending.namespace, partial(make, request_id))
+                    await self._settle(pending)
+                while not (pending.complete or self._closing):
+                    pending.changed = anyio.Event()
+                    await pending.changed.wait()
+        finally:
+            self._requests.pop(request_id, None)
+        if self._closing:
+            raise AdapterClosedError("the adapter was closed while the request was open")
+        if not pending.complete:
+            missing = pending.tracker.missing
+            raise RequestTimeoutError(
+                f"no answer from {len(missing)} node(s) within {timeout:g} s"
+                + ("" if self.status is Status.CONNECTED else f"; this node is {self.status}"),
+                pending.tracker.answers,
+                sorted(missing),
+            )
+
+    def open_request(self, pending: Pending) -> str:
+        """Make a request known under a new id, which is returned."""
+        request_id = secrets.token_hex(8)
+        self._requests[request_id] = pending
+        return request_id
+
+    async def _settle(self, pending: Pending) -> None:
+        """Give nodes that this one has not heard of yet their time to turn up."""
+        joined = self._namespaces[pending.namespace].joined_at
+        until = joined + min(SETTLE, self.options.requests_timeout / 2)
+        while not (pending.satisfied or self._closing) and anyio.current_time() < until < math.inf:
+            with anyio.CancelScope(deadline=until):
+                pending.changed = anyio.Event()
+                await pending.changed.wait()
+
+    async def ping(self, timeout: float) -> float:
+        """Return the seconds that a notification of this node's own takes to come back.
+
+        :raises RequestTimeoutError: it did not within ``timeout`` seconds.
+        """
+        namespace = next(iter(self._namespaces))
+        probe = self._add_probe(namespace, heard=anyio.Event())
+        started = anyio.current_time()
+        try:
+            self._put(lambda _: self._beat(namespace, probe=probe), namespace)
+            heard = self._probes[probe].heard
+            with anyio.move_on_after(timeout):
+                if heard is not None:
+                    await heard.wait()
+                    return anyio.current_time() - started
+        finally:
+            self._probes.pop(probe, None)
+        raise RequestTimeoutError(f"no notification came back within {timeout:g} s")
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run something in the node's task group; what it raises is reported, not passed on."""
+        self._reporter.start_soon(function, *args)
+
+    def report(self, error: Exception) -> None:
+        """Log an error and hand it to ``on_error``."""
+        self._note_connection()
+        self._reporter.report(error)
+
+    # What the listener tells it
+
+    def decode(self, channel: bytes, payload: bytes) -> Message | None:
+        """Decode a notification; None when it is this node's own, a repeat, or garbage."""
+        namespace = self._by_channel.get(channel)
+        if namespace is None:
+            return None
+        if payload.startswith(self._own):
+            self._hear_own(namespace.name, payload)
+            return None
+        try:
+            message = self._wire.decode(namespace.name, payload)
+        except ProtocolError as exc:
+            self._note_garbage(exc)
+            return None
+        self.received += 1
+        sender = message.sender
+        if sender != EMITTER and not isinstance(message, AdapterClose):
+            numbered = message.seq is not None
+            if namespace.members.seen(sender, anyio.current_time(), numbered=numbered):
+                self._member_joined(namespace, sender, numbered)
+        return message if self._in_sequence(message) else None
+
+    def wants(self, message: Attached) -> bool:
+        """Tell whether an attachment concerns anybody here."""
+        return message.rooms is None or self._local.wants(message.namespace, message)
+
+    def deliver(self, message: Message, body: bytes | None) -> None:
+        """Act on a message."""
+        if isinstance(message, Attached):
+            self._cleanups_due = 2
+            try:
+                message = self._wire.decode_body(message, body or b"")
+            except ProtocolError as exc:
+                self._note_garbage(exc)
+                return
+        try:
+            self._dispatch[type(message)](message)
+        except Exception as exc:
+            logger.exception("a %s could not be handled", type(message).__name__)
+            self.report(exc)
+
+    def unavailable(self, message: Attached, reason: str) -> None:
+        """Count an attachment that cannot be read as lost."""
+        self._note_lost(message, 1, reason)
+
+    def listening(self) -> None:
+        """Make oneself known (again) in every namespace."""
+        now = anyio.current_time()
+        self._deaf = False
+        self._note_connection()
+        for number in [n for n, probe in self._probes.items() if probe.heard is None]:
+            del self._probes[number]
+        for namespace in self._namespaces.values():
+            namespace.members.refresh(now)
+            namespace.heartbeat_waits = False
+            self._announce(namespace)
+
+    # Membership and heartbeats
+
+    def _announce(self, namespace: _Namespace) -> None:
+        namespace.joined_at = anyio.current_time()
+        self._send_heartbeat(namespace, initial=True)
+
+    def _send_heartbeat(self, namespace: _Namespace, *, initial: bool = False) -> None:
+        if namespace.heartbeat_waits:
+            return
+        namespace.heartbeat_waits = True
+        number = self._add_probe(namespace.name)
+
+        def committed() -> None:
+            namespace.heartbeat_waits = False
+            if number in self._probes:
+                self._probes[number].committed_at = anyio.current_time()
+
+        self._put(
+            lambda _: self._beat(namespace.name, probe=number, initial=initial),
+            namespace.name,
+            committed,
+        )
+
+    def _beat(
+        self, namespace: str, *, probe: int | None = None, initial: bool = False
+    ) -> Heartbeat:
+        return Heartbeat(
+            sender=self.uid,
+            namespace=namespace,
+            seq=self._numbers.get(namespace, 0),
+            probe=probe,
+            initial=initial,
+        )
+
+    def _goodbye(self, namespace: str, last: int) -> AdapterClose:
+        return AdapterClose(sender=self.uid, namespace=namespace, seq=last)
+
+    def _add_probe(self, namespace: str, heard: anyio.Event | None = None) -> int:
+        self._next_probe += 1
+        self._probes[self._next_probe] = _Probe(namespace, heard=heard)
+        return self._next_probe
+
+    def _hear_own(self, namespace: str, payload: bytes) -> None:
+        if b'"probe":' not in payload[:256]:
+            return
+        message = self._wire.decode(namespace, payload)
+        if isinstance(message, Heartbeat) and message.probe is not None:
+            probe = self._probes.pop(message.probe, None)
+            if probe is not None and probe.heard is not None:
+                probe.heard.set()
+
+    def _heartbeat(self, message: Heartbeat) -> None:
+        if message.initial:
+            self._put(lambda _: self._beat(message.namespace), message.namespace)
+
+    def _member_joined(self, namespace: _Namespace, uid: str, numbered: bool) -> None:
+        logger.info("node %s is in namespace %s", uid, namespace.name)
+        for pending in self._requests.values():
+            if pending.namespace == namespace.name and (numbered or not pending.numbered_only):
+                pending.tracker.joined(uid)
+
+    def _member_closed(self, message: AdapterClose) -> None:
+        namespace = self._namespaces.get(message.namespace)
+        if namespace is not None and namespace.members.left(message.sender):
+            self._sequence.forget(message.sender, message.origin, message.namespace)
+            self._member_gone(namespace, message.sender, "has left")
+
+    def _member_gone(self, namespace: _Namespace, uid: str, how: str) -> None:
+        logger.info("node %s %s namespace %s", uid, how, namespace.name)
+        for pending in self._requests.values():
+            if pending.namespace == namespace.name:
+                pending.tracker.left(uid)
+                pending.changed.set()
+
+    async def _keep_alive(self) -> None:
+        interval = self.options.heartbeat_interval
+        while True:
+            await anyio.sleep(interval)
+            now = anyio.current_time()
+            self._note_connection()
+            self._listen_for_silence(now)
+            for namespace in list(self._namespaces.values()):
+                if self.listener.connected:
+                    for uid in namespace.members.expired(now):
+                        self._member_gone(namespace, uid, "is silent in")
+                if self._idle(namespace, now):
+                    await self._leave(namespace)
+                else:
+                    self._send_heartbeat(namespace)
+            for request_id, pending in list(self._requests.items()):
+                if pending.expires_at <= now:
+                    del self._requests[request_id]
+                elif pending.acknowledged is not None and pending.complete:
+                    # one more interval for nodes that were not heard of yet
+                    pending.expires_at = min(pending.expires_at, now + interval)
+
+    def _listen_for_silence(self, now: float) -> None:
+        """Reconnect the listener when it does not hear what this node has sent."""
+        if not self.listener.connected:
+            return
+        for probe in self._probes.values():
+            sent = probe.committed_at
+            if sent is not None and now - sent >= self.options.heartbeat_timeout:
+                self._deaf = True
+                self.listener.reconnect(
+                    f"it is deaf: a heartbeat of its own in namespace {probe.namespace} has not"
+                    f" come back for {now - sent:.1f} s"
+                )
+                return
+
+    def _idle(self, namespace: _Namespace, now: float) -> bool:
+        if namespace.used or self._local.keeps(namespace.name):
+            namespace.used = False
+            namespace.last_used = now
+        return now - namespace.last_used >= NAMESPACE_IDLE
+
+    async def _leave(self, namespace: _Namespace) -> None:
+        channel = self._wire.channel(namespace.name)
+        del self._namespaces[namespace.name]
+        del self._by_channel[channel.encode()]
+        self._put(partial(self._goodbye, namespace.name), namespace.name)
+        await self.listener.unlisten(channel)
+
+    # Sending
+
+    def _numbered(self, namespace: str, make: Callable[[int], Message]) -> Outgoing:
+        number = self._numbers.get(namespace, 0) + 1
+        outgoing = self._wire.encode(make(number), self.options.max_inline)
+        self._numbers[namespace] = number
+        if outgoing.body is not None:
+            self._cleanups_due = 2
+        return outgoing
+
+    def _put(
+        self,
+        make: Callable[[int], Message],
+        namespace: str,
+        committed: Callable[[], None] | None = None,
+    ) -> None:
+        """Put in a message that has no number of its own."""
+        last = self._numbers.get(namespace, 0)
+        self.publisher.put_control(
+            lambda: self._wire.encode(make(last), self.options.max_inline), committed
+        )
+
+    # Receiving
+
+    def _in_sequence(self, message: Message) -> bool:
+        seq = message.seq
+        if seq is None:
+            return True
+        key = (message.sender, message.origin, message.namespace)
+        if isinstance(message, Heartbeat | AdapterClose):
+            if missing := self._sequence.tail(*key, seq):
+                self._note_lost(message, missing, "they did not come through PostgreSQL")
+            return True
+        seen = self._sequence.message(*key, seq)
+        if seen.verdict is Verdict.REPEAT:
+            self.repeated += 1
+            return False
+        if seen.missing:
+            self._note_lost(message, seen.missing, "they did not come through PostgreSQL")
+        return True
+
+    def _note_lost(self, message: Message, count: int, reason: str) -> None:
+        self.lost += count
+        self.report(
+            MessagesLostError(
+                f"{count} message(s) of node {message.origin or message.sender} in namespace"
+                f" {message.namespace} are lost: {reason}",
+                message.origin or message.sender,
+                message.namespace,
+                count,
+            )
+        )
+
+    def _note_garbage(self, error: ProtocolError) -> None:
+        self.garbage += 1
+        kind = str(error)[:120]
+        if kind not in self._garbage_kinds and len(self._garbage_kinds) < _GARBAGE_KINDS:
+            self._garbage_kinds.add(kind)
+            self.report(error)
+
+    def _note_connection(self) -> None:
+        if self.listener.connected and self.publisher.connected:
+            self._down_since = None
+        elif self._down_since is None:
+            self._down_since = anyio.current_time()
+
+    def _answer(
+        self,
+        message: (
+            FetchSocketsResponse | ServerSideEmitResponse | BroadcastClientCount | BroadcastAck
+        ),
+    ) -> None:
+        pending = self._requests.get(message.request_id)
+        if pending is None or pending.namespace != message.namespace:
+            return
+        tracker = pending.tracker
+        if isinstance(tracker, Answers):
+            if not isinstance(message, BroadcastClientCount | BroadcastAck):
+                tracker.answered(message.sender, message)
+                if pending.enough is not None and pending.enough(message):
+                    pending.satisfied = True
+        elif isinstance(message, BroadcastClientCount):
+            tracker.counted(message.sender, message.count)
+        elif isinstance(message, BroadcastAck):
+            tracker.acknowledged(message.sender, message.data)
+            if pending.acknowledged is not None:
+                pending.acknowledged(message.data)
+        pending.changed.set()
+
+    def _queue_event(self, message: ServerSideEmit) -> None:
+        self._events.append(message)
+        self._event_came.set()
+
+    async def _handle_events(self) -> None:
+        """Start the handlers of server-side events in the order in which the events came."""
+        while True:
+            while self._events:
+                await self._reporter.start(self._local.server_side, self._events.popleft())
+            self._event_came = anyio.Event()
+            await self._event_came.wait()
+
+    # The attachments table
+
+    async def _clean_up(self) -> None:
+        """Delete old attachments, for as long as there are any."""
+        interval = self.options.cleanup_interval
+        query = (
+            f"DELETE FROM {self._table.replace('%', '%%')}"  # noqa: S608 - quoted by psycopg
+            " WHERE created_at < now() - make_interval(secs => %s)"
+        )
+
+        async def delete(connection: AnyConnection) -> None:
+            await connection.execute(query.encode(), [float(interval)])
+
+        while True:
+            await anyio.sleep(interval)
+            if not self._cleanups_due:
+                continue
+            try:
+                await self.publisher.execute(delete)
+            except ConnectionLostError as exc:
+                self.report(AdapterError(f"old attachments could not be deleted: {exc}"))
+            else:
+                # those that came in the last interval are for the next time
+                self._cleanups_due -= 1

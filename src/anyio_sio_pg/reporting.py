@@ -1,0 +1,88 @@
+"""What goes wrong in the background: logged, and handed to ``on_error``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+logger = logging.getLogger("anyio_sio_pg")
+
+
+class Reporter:
+    """Owns a block's task group, and hears of every error in it that no caller can be given."""
+
+    def __init__(self, on_error: Callable[[Exception], object] | None):
+        self._on_error = on_error
+        self._task_group: TaskGroup | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the block runs."""
+        return self._task_group is not None
+
+    @asynccontextmanager
+    async def task_group(self) -> AsyncIterator[TaskGroup]:
+        """Run a task group for the block; at its end what still runs is cancelled.
+
+        An error of the block, or of one task, leaves it as it is, not wrapped in a group.
+        """
+        try:
+            async with anyio.create_task_group() as task_group:
+                self._task_group = task_group
+                try:
+                    yield task_group
+                finally:
+                    task_group.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            raise
+        finally:
+            self._task_group = None
+
+    def report(self, error: Exception) -> None:
+        """Log an error and hand it to ``on_error``."""
+        logger.warning("%s", error)
+        if self._on_error is None:
+            return
+        try:
+            result = self._on_error(error)
+            if isinstance(result, Awaitable):
+                self.start_soon(_await, result)
+        except Exception:
+            logger.exception("on_error raised")
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run something in the task group; what it raises is reported, not passed on."""
+        if self._task_group is not None:
+            self._task_group.start_soon(self._contained, function, *args)
+
+    async def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """As :meth:`start_soon`, and return once it has run to its first suspension."""
+        if self._task_group is not None:
+            await self._task_group.start(self._started, function, *args)
+
+    async def _started(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *args: Any,
+        task_status: TaskStatus[None],
+    ) -> None:
+        task_status.started()
+        await self._contained(function, *args)
+
+    async def _contained(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        try:
+            await function(*args)
+        except Exception as exc:
+            logger.exception("%s failed", getattr(function, "__qualname__", function))
+            self.report(exc)
+
+
+async def _await(awaitable: Awaitable[Any]) -> None:
+    await awaitable

@@ -1,0 +1,5 @@
+"""For tests: an embedded PostgreSQL."""
+
+from .server import EmbeddedPostgres
+
+__all__ = ["EmbeddedPostgres"]
