@@ -13,9 +13,9 @@ from .errors import (
 )
 from .local_manager import AnyIOManager
 from .manager import PostgresManager, RemoteSocket, open_postgres_adapter
-from .node import Stats, Status
 from .postgres.connection import AnyIOConnection
 from .postgres.schema import create_statement as create_table_statement
+from .status import Stats, Status
 
 __all__ = [
     "AdapterClosedError",

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
 Rooms: TypeAlias = Room | Iterable[Room] | None
-ParamStyle: TypeAlias = Literal[
-    "pyformat", "format", "named", "numeric", "qmark", "numeric_dollar"
-]
+ParamStyle: TypeAlias = Literal["pyformat", "format", "named", "numeric", "qmark", "numeric_dollar"]
 
 _STYLES: dict[str, Callable[[str, int], str]] = {
     "pyformat": lambda name, _: f"%({name})s",

@@ -178,9 +178,7 @@ class AnyIOManager(socketio.AsyncManager):
             for packet in packets:
                 await self.server._send_eio_packet(eio_sid, packet)
 
-    def _packets(
-        self, namespace: str, data: Data, ack_id: int | None = None
-    ) -> list[SharedPacket]:
+    def _packets(self, namespace: str, data: Data, ack_id: int | None = None) -> list[SharedPacket]:
         """Encode an event (Socket.IO protocol v5, section "Packet encoding")."""
         packet_class = self.server.packet_class
         if packet_class.encode is not sio_packet.Packet.encode:

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -28,6 +27,7 @@ from .errors import (
     ProtocolError,
     RequestTimeoutError,
 )
+from .open_requests import OpenRequests, Pending
 from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
@@ -42,7 +42,6 @@ from .protocol.messages import (
     Broadcast,
     BroadcastAck,
     BroadcastClientCount,
-    Data,
     DisconnectSockets,
     FetchSockets,
     FetchSocketsResponse,
@@ -53,10 +52,10 @@ from .protocol.messages import (
     SocketsJoin,
     SocketsLeave,
 )
-from .protocol.requests import Acknowledgements, Answers
 from .protocol.sequence import Sequence, Verdict
 from .protocol.wire import Outgoing
 from .reporting import Reporter
+from .status import Stats, Status
 
 logger = logging.getLogger("anyio_sio_pg")
 
@@ -68,48 +67,7 @@ SETTLE: Final = 0.5
 NAMESPACE_IDLE: Final = 60.0
 """Seconds after which a namespace that nobody here uses any more is no longer listened to."""
 
-ACK_LIFETIME: Final = 3_600.0
-"""Seconds for which the callback of an event waits for clients of other nodes."""
-
 _GARBAGE_KINDS = 32
-
-
-class Status(StrEnum):
-    """What a node can do for the cluster, and the cluster for it."""
-
-    CONNECTED = "connected"
-    RECONNECTING = "reconnecting"
-    ISOLATED = "isolated"
-    """Deaf, or without a session for longer than ``heartbeat_timeout``: for the others it is gone."""
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """Counters of a node since it was started; messages, where nothing else is said."""
-
-    sent: int
-    """Committed by PostgreSQL."""
-    received: int
-    """Messages of others that came in, heartbeats included."""
-    delivered: int
-    """Events put on the queues of this node's clients, for each client one."""
-    dropped: int
-    """Refused by PostgreSQL, or answers for which the outbox had no room."""
-    lost: int
-    """Messages of others that did not arrive here."""
-    repeated: int
-    """Messages of others that came a second time and were left out."""
-    garbage: int
-    """Notifications that are not messages of the cluster."""
-    reconnects: int
-    """Sessions made anew."""
-    queue_depth: int
-    """In the outbox now."""
-    batches: int
-    """Statements that sent something."""
-    nodes: int
-    """Other nodes known now."""
 
 
 class LocalSide(Protocol):
@@ -155,25 +113,6 @@ class _Probe:
     heard: anyio.Event | None = None
 
 
-@dataclass(eq=False)
-class Pending:
-    """An open request."""
-
-    namespace: str
-    tracker: Answers[Any] | Acknowledgements[Any]
-    numbered_only: bool = False
-    enough: Callable[[Any], bool] | None = None
-    acknowledged: Callable[[Data], None] | None = None
-    expires_at: float = math.inf
-    satisfied: bool = False
-    changed: anyio.Event = field(default_factory=anyio.Event)
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing more has to come."""
-        return self.satisfied or self.tracker.complete
-
-
 class Node:
     """One node of the cluster, for as long as its block runs."""
 
@@ -209,7 +148,7 @@ class Node:
         self._by_channel: dict[bytes, _Namespace] = {}
         self._numbers: dict[str, int] = {}
         self._sequence = Sequence()
-        self._requests: dict[str, Pending] = {}
+        self.requests = OpenRequests()
         self._probes: dict[int, _Probe] = {}
         self._next_probe = 0
         self._down_since: float | None = None
@@ -230,11 +169,11 @@ class Node:
             SocketsLeave: local.join_or_leave,
             DisconnectSockets: local.disconnect_matching,
             FetchSockets: local.fetch,
-            FetchSocketsResponse: self._answer,
+            FetchSocketsResponse: self.requests.answer,
             ServerSideEmit: self._queue_event,
-            ServerSideEmitResponse: self._answer,
-            BroadcastClientCount: self._answer,
-            BroadcastAck: self._answer,
+            ServerSideEmitResponse: self.requests.answer,
+            BroadcastClientCount: self.requests.answer,
+            BroadcastAck: self.requests.answer,
             Heartbeat: self._heartbeat,
             AdapterClose: self._member_closed,
         }
@@ -263,8 +202,7 @@ class Node:
                 yield
             finally:
                 self._closing = True
-                for pending in self._requests.values():
-                    pending.changed.set()
+                self.requests.wake_all()
                 for namespace in self._namespaces:
                     self._put(partial(self._goodbye, namespace), namespace)
 
@@ -382,17 +320,16 @@ class Node:
         :raises RequestTimeoutError: it was not within ``timeout`` seconds.
         :raises AdapterClosedError: the block ended meanwhile.
         """
-        request_id = self.open_request(pending)
+        request_id = self.requests.add(pending)
         try:
             with anyio.move_on_after(timeout):
                 if make is not None:
                     await self.publish(pending.namespace, partial(make, request_id))
                     await self._settle(pending)
                 while not (pending.complete or self._closing):
-                    pending.changed = anyio.Event()
-                    await pending.changed.wait()
+                    await pending.change()
         finally:
-            self._requests.pop(request_id, None)
+            self.requests.remove(request_id)
         if self._closing:
             raise AdapterClosedError("the adapter was closed while the request was open")
         if not pending.complete:
@@ -404,20 +341,13 @@ class Node:
                 sorted(missing),
             )
 
-    def open_request(self, pending: Pending) -> str:
-        """Make a request known under a new id, which is returned."""
-        request_id = secrets.token_hex(8)
-        self._requests[request_id] = pending
-        return request_id
-
     async def _settle(self, pending: Pending) -> None:
         """Give nodes that this one has not heard of yet their time to turn up."""
         joined = self._namespaces[pending.namespace].joined_at
         until = joined + min(SETTLE, self.options.requests_timeout / 2)
         while not (pending.satisfied or self._closing) and anyio.current_time() < until < math.inf:
             with anyio.CancelScope(deadline=until):
-                pending.changed = anyio.Event()
-                await pending.changed.wait()
+                await pending.change()
 
     async def ping(self, timeout: float) -> float:
         """Return the seconds that a notification of this node's own takes to come back.
@@ -562,9 +492,7 @@ class Node:
 
     def _member_joined(self, namespace: _Namespace, uid: str, numbered: bool) -> None:
         logger.info("node %s is in namespace %s", uid, namespace.name)
-        for pending in self._requests.values():
-            if pending.namespace == namespace.name and (numbered or not pending.numbered_only):
-                pending.tracker.joined(uid)
+        self.requests.joined(namespace.name, uid, numbered=numbered)
 
     def _member_closed(self, message: AdapterClose) -> None:
         namespace = self._namespaces.get(message.namespace)
@@ -574,10 +502,7 @@ class Node:
 
     def _member_gone(self, namespace: _Namespace, uid: str, how: str) -> None:
         logger.info("node %s %s namespace %s", uid, how, namespace.name)
-        for pending in self._requests.values():
-            if pending.namespace == namespace.name:
-                pending.tracker.left(uid)
-                pending.changed.set()
+        self.requests.left(namespace.name, uid)
 
     async def _keep_alive(self) -> None:
         interval = self.options.heartbeat_interval
@@ -594,12 +519,8 @@ class Node:
                     await self._leave(namespace)
                 else:
                     self._send_heartbeat(namespace)
-            for request_id, pending in list(self._requests.items()):
-                if pending.expires_at <= now:
-                    del self._requests[request_id]
-                elif pending.acknowledged is not None and pending.complete:
-                    # one more interval for nodes that were not heard of yet
-                    pending.expires_at = min(pending.expires_at, now + interval)
+            # one more interval for nodes that were not heard of yet
+            self.requests.purge(now, interval)
 
     def _listen_for_silence(self, now: float) -> None:
         """Reconnect the listener when it does not hear what this node has sent."""
@@ -693,29 +614,6 @@ class Node:
             self._down_since = None
         elif self._down_since is None:
             self._down_since = anyio.current_time()
-
-    def _answer(
-        self,
-        message: (
-            FetchSocketsResponse | ServerSideEmitResponse | BroadcastClientCount | BroadcastAck
-        ),
-    ) -> None:
-        pending = self._requests.get(message.request_id)
-        if pending is None or pending.namespace != message.namespace:
-            return
-        tracker = pending.tracker
-        if isinstance(tracker, Answers):
-            if not isinstance(message, BroadcastClientCount | BroadcastAck):
-                tracker.answered(message.sender, message)
-                if pending.enough is not None and pending.enough(message):
-                    pending.satisfied = True
-        elif isinstance(message, BroadcastClientCount):
-            tracker.counted(message.sender, message.count)
-        elif isinstance(message, BroadcastAck):
-            tracker.acknowledged(message.sender, message.data)
-            if pending.acknowledged is not None:
-                pending.acknowledged(message.data)
-        pending.changed.set()
 
     def _queue_event(self, message: ServerSideEmit) -> None:
         self._events.append(message)

@@ -77,7 +77,9 @@ class Options:
             if not callable(self.connect):
                 raise TypeError(f"connect must be an async callable, not {self.connect!r}")
             if self.uri is not None or self.listen_uri is not None:
-                raise ValueError("connect makes the connections itself: uri and listen_uri must be None")
+                raise ValueError(
+                    "connect makes the connections itself: uri and listen_uri must be None"
+                )
         if self.on_error is not None and not callable(self.on_error):
             raise TypeError(f"on_error must be a callable or None, not {self.on_error!r}")
         _text("prefix", self.prefix)
@@ -141,9 +143,7 @@ def table_parts(table: str) -> tuple[str, ...]:
     _text("table", table)
     parts = tuple(table.split("."))
     if len(parts) > 2 or not all(1 <= len(p.encode()) <= 63 and "\0" not in p for p in parts):
-        raise ValueError(
-            f"table must be NAME or SCHEMA.NAME, each of 1 to 63 bytes, not {table!r}"
-        )
+        raise ValueError(f"table must be NAME or SCHEMA.NAME, each of 1 to 63 bytes, not {table!r}")
     return parts
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import anyio
 import anyio.lowlevel
 import psycopg
-from psycopg import errors, generators, pq
+from psycopg import errors, pq
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
 from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
 from psycopg.rows import tuple_row
@@ -96,9 +96,7 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
             raise failures[0]
         raise type(failures[-1])("; ".join(str(failure).strip() for failure in failures))
 
-    async def wait(
-        self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None
-    ) -> RV:
+    async def wait(self, gen: PQGen[RV], interval: float = 0.0, timeout: float | None = None) -> RV:
         """Run a generator that works on the connection until it ends.
 
         :raises psycopg.errors._WaitTimeout: it did not end within ``timeout`` seconds.
@@ -333,7 +331,7 @@ async def _attempts(params: ConnDict) -> list[ConnDict]:
 
 async def _resolve(params: ConnDict) -> list[ConnDict]:
     host = get_param(params, "host")
-    local = not host or host.startswith("/") or host[1:2] == ":" or host.startswith("@")
+    local = not host or host.startswith(("/", "@")) or host[1:2] == ":"
     if local or get_param(params, "hostaddr"):
         return [params]
     assert host is not None  # noqa: S101 - for the type checkers

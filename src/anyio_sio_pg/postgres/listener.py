@@ -143,7 +143,10 @@ class Listener:
             self.stop()
 
     async def _run(
-        self, connection: AnyConnection, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self,
+        connection: AnyConnection,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen until :meth:`stop`, beginning on an open connection.
 

@@ -259,7 +259,10 @@ class Publisher:
         return self.undelivered
 
     async def _run(
-        self, connection: AnyConnection, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self,
+        connection: AnyConnection,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Publish until :meth:`stop`, beginning on an open connection."""
         current: AnyConnection | None = connection
@@ -447,7 +450,7 @@ class Publisher:
             entry = self._waiting.popleft()
             try:
                 self.put(entry.make())
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - raised where the message came from
                 entry.error = exc
             entry.done.set()
 

@@ -104,8 +104,8 @@ class _ServerSideBody(Struct):
 
 class _AnswerBody(Struct):
     requestId: _Id
-    packet: Raw = Raw()  # noqa: RUF009 - immutable
-    args: Raw = Raw()  # noqa: RUF009
+    packet: Raw = Raw()
+    args: Raw = Raw()
 
 
 class _CountBody(Struct):
@@ -222,7 +222,7 @@ class ClusterWire:
     def encode(self, message: Message, max_inline: int) -> Outgoing:
         """Encode a message; see :class:`.wire.Wire`."""
         kind = type(message)
-        start = self._start(message, _TYPES[kind] if kind in _TYPES else 2)
+        start = self._start(message, _TYPES.get(kind, 2))
         channel = self.channel(message.namespace)
         if isinstance(message, Heartbeat):
             if message.initial:

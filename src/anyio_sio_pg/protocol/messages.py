@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeAlias
 
@@ -233,7 +234,7 @@ def _refuse_non_finite(value: Any) -> None:
     pending: list[Any] = [value]
     while pending:
         item = pending.pop()
-        if isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
+        if isinstance(item, float) and not math.isfinite(item):
             raise ValueError(f"Out of range float values are not JSON compliant: {item!r}")
         if isinstance(item, dict):
             pending.extend(item.keys())

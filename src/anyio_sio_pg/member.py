@@ -1,0 +1,376 @@
+"""The clients and handlers of this process, as the other nodes see and use them."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from .errors import AdapterClosedError
+from .local_manager import AckCallback, AnyIOManager
+from .node import Node
+from .protocol.messages import (
+    Attached,
+    Broadcast,
+    BroadcastAck,
+    BroadcastClientCount,
+    Data,
+    DisconnectSockets,
+    FetchSockets,
+    FetchSocketsResponse,
+    Room,
+    ServerSideEmit,
+    ServerSideEmitResponse,
+    SocketInfo,
+    SocketsJoin,
+    SocketsLeave,
+    Target,
+    Want,
+    from_data,
+    to_data,
+)
+
+CUSTOM_REQUEST = "anyio_sio_pg:custom_request"
+"""The server-side event that carries custom requests."""
+
+
+class ClusterMember(AnyIOManager):
+    """A manager whose clients and handlers serve a :class:`.node.Node` while one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._node: Node | None = None
+        self._event_handlers: dict[tuple[str, str], Callable[..., Any]] = {}
+        self._hook: Callable[[Any], Any] | None = None
+        self._auth: dict[tuple[str, str], Any] = {}
+        self._connected_at: dict[tuple[str, str], float] = {}
+        self._disconnecting: dict[tuple[str, str], anyio.Event] = {}
+
+    def set_server(self, server: Any) -> None:
+        """Attach the manager to its server."""
+        super().set_server(server)
+        handle_connect = getattr(server, "_handle_connect", None)
+        if handle_connect is None:
+            return
+
+        async def remember_auth(eio_sid: str, namespace: str | None, data: Any) -> None:
+            # only the connect handler is given the client's auth, and handshakes show it
+            key = (eio_sid, namespace or "/")
+            self._auth[key] = data
+            try:
+                await handle_connect(eio_sid, namespace, data)
+            finally:
+                if self.sid_from_eio_sid(*key) is None:
+                    self._auth.pop(key, None)
+
+        server._handle_connect = remember_auth
+
+    async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:
+        """Register a client that is connecting, once its namespace is listened to.
+
+        Returns None, which refuses the client, where PostgreSQL can have no channel for the
+        namespace (over 63 bytes with the prefix).
+        """
+        if self._node is not None and not self._node.closing:
+            try:
+                await self._node.join(namespace)
+            except ValueError as exc:
+                self._get_logger().error("a client was refused: %s", exc)
+                return None
+        sid: str | None = await super().pre_connect(eio_sid, namespace)
+        if sid is not None:
+            self._connected_at[namespace, sid] = time.time()
+        return sid
+
+    def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+        """Forget a client of this node."""
+        eio_sid = self._local_sockets(namespace).get(sid)
+        super().basic_disconnect(sid, namespace, **kwargs)
+        self._connected_at.pop((namespace, sid), None)
+        if eio_sid is not None:
+            self._auth.pop((eio_sid, namespace), None)
+
+    # What the other nodes ask (node.LocalSide)
+
+    def wants(self, namespace: str, message: Attached) -> bool:
+        """Tell whether an attachment concerns a client of this node."""
+        rooms = self.rooms.get(namespace, {})
+        return message.rooms is None or any(room in rooms for room in message.rooms)
+
+    def keeps(self, namespace: str) -> bool:
+        """Tell whether a namespace has clients or handlers here."""
+        server = self.server
+        return (
+            namespace == "/"
+            or namespace in self.rooms
+            or any(known == namespace for known, _ in self._event_handlers)
+            or (
+                server is not None
+                and (
+                    namespace in server.handlers
+                    or namespace in server.namespace_handlers
+                    or (server.namespaces != "*" and namespace in server.namespaces)
+                )
+            )
+        )
+
+    def broadcast(self, message: Broadcast) -> None:
+        """Deliver another node's event to this node's clients."""
+        node = self._running()
+        namespace, request_id = message.namespace, message.request_id
+        callback: AckCallback | None = None
+        if request_id is not None:
+            callback = partial(self._acknowledge, node, namespace, request_id)
+        count, overdue = self._deliver(namespace, message.target, message.data, callback)
+        node.delivered += count
+        if overdue:
+            node.start_soon(self._send_overdue, overdue)
+        if request_id is not None:
+            node.answer(
+                namespace,
+                lambda seq: BroadcastClientCount(
+                    sender=node.uid,
+                    namespace=namespace,
+                    seq=seq,
+                    request_id=request_id,
+                    count=count,
+                ),
+            )
+
+    def _acknowledge(self, node: Node, namespace: str, request_id: str, *args: Any) -> None:
+        data = to_data(list(args), self._dumps)
+        node.answer(
+            namespace,
+            lambda seq: BroadcastAck(
+                sender=node.uid, namespace=namespace, seq=seq, request_id=request_id, data=data
+            ),
+        )
+
+    def join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
+        """Let this node's sockets enter or leave rooms, as another node asks."""
+        self._apply_rooms(type(message), message.namespace, message.target, message.rooms)
+
+    def disconnect_matching(self, message: DisconnectSockets) -> None:
+        """Disconnect this node's sockets, as another node asks."""
+        node = self._running()
+        for sid in list(self._connected(message.namespace, message.target)):
+            key = (message.namespace, sid)
+            if key not in self._disconnecting:
+                self._disconnecting[key] = anyio.Event()
+                node.start_soon(self._disconnect_and_tell, sid, message.namespace, message.close)
+
+    async def _disconnect_and_tell(self, sid: str, namespace: str, close: bool) -> None:
+        try:
+            await self._disconnect_local(sid, namespace, close)
+        finally:
+            self._disconnecting.pop((namespace, sid)).set()
+
+    def fetch(self, message: FetchSockets) -> None:
+        """Answer with this node's sockets."""
+        node = self._running()
+        if message.settle and any(
+            (message.namespace, sid) in self._disconnecting for sid in message.target.rooms
+        ):
+            node.start_soon(self._answer_settled, node, message)
+        else:
+            self._answer_fetch(node, message)
+
+    async def _answer_settled(self, node: Node, message: FetchSockets) -> None:
+        for sid in message.target.rooms:
+            leaving = self._disconnecting.get((message.namespace, str(sid)))
+            if leaving is not None:
+                await leaving.wait()
+        self._answer_fetch(node, message)
+
+    def _answer_fetch(self, node: Node, message: FetchSockets) -> None:
+        rooms: tuple[Room, ...] | None = None
+        sockets: tuple[SocketInfo, ...] = ()
+        if message.want == "rooms":
+            rooms = tuple(self._rooms_of(message.namespace, message.target))
+        else:
+            sockets = tuple(self._describe(message.namespace, message.target, message.want))
+        node.answer(
+            message.namespace,
+            lambda seq: FetchSocketsResponse(
+                sender=node.uid,
+                namespace=message.namespace,
+                seq=seq,
+                request_id=message.request_id,
+                sockets=sockets,
+                rooms=rooms,
+            ),
+        )
+
+    async def server_side(self, message: ServerSideEmit) -> None:
+        """Run the handler of a server-side event, and answer."""
+        node = self._running()
+        answer: Any = None
+        try:
+            event, *args = from_data(message.data, self._loads)
+            if event == CUSTOM_REQUEST:
+                answer = await self._run_hook(args[0] if args else None)
+            elif handler := self._event_handlers.get((message.namespace, event)):
+                answer = handler(*args)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+            data = to_data(answer, self._dumps)
+        except Exception:
+            # the asker gets its answer all the same; the error is reported by the node
+            data = Data(b"null")
+            raise
+        finally:
+            request_id = message.request_id
+            if request_id is not None:
+                node.answer(
+                    message.namespace,
+                    lambda seq: ServerSideEmitResponse(
+                        sender=node.uid,
+                        namespace=message.namespace,
+                        seq=seq,
+                        request_id=request_id,
+                        data=data,
+                    ),
+                )
+
+    # Helpers
+
+    def _running(self) -> Node:
+        node = self._node
+        if node is None or node.closing:
+            raise AdapterClosedError(
+                "the adapter is not running: enter its block first (async with manager: ...)"
+            )
+        return node
+
+    def _local_sockets(self, namespace: str) -> Any:
+        return self.rooms.get(namespace, {}).get(None, {})
+
+    def _is_local(self, sid: str, namespace: str) -> bool:
+        return sid in self._local_sockets(namespace)
+
+    def _only_here(self, namespace: str, target: Target) -> bool:
+        """Tell whether all of a target's rooms are the own rooms of this node's sockets."""
+        if not target.rooms:
+            return False
+        sockets = self._local_sockets(namespace)
+        return all(room in sockets for room in target.rooms)
+
+    def _connected(self, namespace: str, target: Target) -> Iterable[str]:
+        leaving = self.pending_disconnect.get(namespace, ())
+        recipients = self._recipients(namespace, target)
+        return recipients if not leaving else (sid for sid in recipients if sid not in leaving)
+
+    def _rooms_of(self, namespace: str, target: Target) -> set[Room]:
+        rooms = self.rooms.get(namespace, {})
+        if not target.rooms and not target.excluded:
+            return {room for room in rooms if room is not None}
+        sids = self._recipients(namespace, target).keys()
+        return {
+            name for name, room in rooms.items() if name is not None and not sids.isdisjoint(room)
+        }
+
+    def _describe(self, namespace: str, target: Target, want: Want) -> Iterable[SocketInfo]:
+        sids = self._connected(namespace, target)
+        if want == "ids":
+            return [SocketInfo(sid) for sid in sids]
+        return [self._describe_one(namespace, sid) for sid in sids]
+
+    def _describe_one(self, namespace: str, sid: str) -> SocketInfo:
+        eio_sid = self.eio_sid_from_sid(sid, namespace)
+        socket = self.server.eio.sockets.get(eio_sid) if self.server is not None else None
+        session = {} if socket is None else socket.session.get(namespace, {})
+        return SocketInfo(
+            sid,
+            tuple(self.get_rooms(sid, namespace)),
+            _encodable(session),
+            self._handshake(namespace, sid, eio_sid),
+        )
+
+    def _handshake(self, namespace: str, sid: str, eio_sid: str | None) -> dict[str, Any]:
+        environ: dict[str, Any] = self.server.environ.get(eio_sid, {}) if self.server else {}
+        issued = self._connected_at.get((namespace, sid), 0.0)
+        return handshake(environ, issued, self._auth.get((eio_sid or "", namespace)))
+
+    def _apply_rooms(
+        self,
+        kind: type[SocketsJoin | SocketsLeave],
+        namespace: str,
+        target: Target,
+        rooms: tuple[Room, ...],
+    ) -> None:
+        for sid in list(self._recipients(namespace, target)):
+            for room in rooms:
+                if kind is SocketsLeave:
+                    self.basic_leave_room(sid, namespace, room)
+                elif sid == room or not self.is_sid_room(namespace, room):
+                    self.basic_enter_room(sid, namespace, room)
+
+    async def _run_hook(self, data: Any) -> Any:
+        answer = None if self._hook is None else self._hook(data)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        return answer
+
+    async def _disconnect_local(self, sid: str, namespace: str, close: bool) -> None:
+        server = self.server
+        if server is None:
+            await anyio.lowlevel.checkpoint()
+            return
+        eio_sid = self.eio_sid_from_sid(sid, namespace)
+        await server.disconnect(sid, namespace=namespace, ignore_queue=True)
+        if close and eio_sid is not None:
+            await server.eio.disconnect(eio_sid)
+
+
+def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, Any]:
+    """Return Node's ``socket.handshake`` for a WSGI or ASGI environment.
+
+    ``issued`` is in seconds since 1970.
+    """
+    headers = {
+        key[5:].replace("_", "-").lower(): value
+        for key, value in environ.items()
+        if key.startswith("HTTP_") and isinstance(value, str)
+    }
+    for key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if isinstance(environ.get(key), str):
+            headers[key.replace("_", "-").lower()] = environ[key]
+    scope = environ.get("asgi.scope") or {}
+    client = scope.get("client")
+    scheme = str(scope.get("scheme") or environ.get("wsgi.url_scheme") or "http")
+    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    moment = datetime.datetime.fromtimestamp(issued, datetime.UTC)
+    return {
+        "headers": headers,
+        "time": moment.strftime("%a %b %d %Y %H:%M:%S GMT+0000 (Coordinated Universal Time)"),
+        "address": client[0] if client else environ.get("REMOTE_ADDR", ""),
+        "xdomain": "HTTP_ORIGIN" in environ,
+        "secure": scheme in ("https", "wss") or environ.get("wsgi.url_scheme") == "https",
+        "issued": round(issued * 1_000),
+        "url": environ.get("RAW_URI") or environ.get("PATH_INFO", ""),
+        "query": {key: values[0] if len(values) == 1 else values for key, values in query.items()},
+        "auth": {} if auth is None else auth,
+    }
+
+
+def _encodable(session: Any) -> Any:
+    """Return a session without the values that cannot be sent."""
+    try:
+        msgspec.msgpack.encode(session)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        if not isinstance(session, dict):
+            return None
+        return {
+            key: value
+            for key, value in session.items()
+            if isinstance(key, str) and (value is None or _encodable(value) is not None)
+        }
+    return session
