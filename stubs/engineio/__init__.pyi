@@ -1,0 +1,16 @@
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from .async_server import AsyncServer as AsyncServer
+
+class ASGIApp:
+    engineio_server: Any
+    other_asgi_app: Any
+    engineio_path: str | None
+    static_files: dict[str, Any]
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None: ...
