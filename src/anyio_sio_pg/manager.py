@@ -17,6 +17,7 @@ from .node import Node
 from .open_requests import ACK_LIFETIME, Pending
 from .options import Options, OptionValues
 from .protocol.messages import (
+    EVERYONE,
     Broadcast,
     Data,
     DisconnectSockets,
@@ -357,16 +358,15 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             has the sockets of this node and of those that did.
         """
         target = make_target(to, None, except_rooms)
-        found = [_remote_socket(s) for s in self._describe(namespace, target, "sockets")]
         if local:
             await anyio.lowlevel.checkpoint()
-            return found
+            return self._remote_sockets(namespace, target, ())
         try:
             answers = await self._fetch(namespace, target, "sockets")
         except RequestTimeoutError as exc:
-            exc.partial = found + [_remote_socket(s) for a in exc.partial for s in a.sockets]
+            exc.partial = self._remote_sockets(namespace, target, exc.partial)
             raise
-        return found + [_remote_socket(s) for answer in answers for s in answer.sockets]
+        return self._remote_sockets(namespace, target, answers)
 
     async def clients(self, rooms: Rooms = None, *, namespace: str = "/") -> set[str]:
         """Return the ids of the sockets that are in any of the rooms (None: all), cluster-wide.
@@ -374,13 +374,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         :raises RequestTimeoutError: as :meth:`fetch_sockets`; ``partial`` has the ids.
         """
         target = make_target(rooms)
-        found = set(self._connected(namespace, target))
         try:
             answers = await self._fetch(namespace, target, "ids")
         except RequestTimeoutError as exc:
-            exc.partial = [*found, *(s.id for a in exc.partial for s in a.sockets)]
+            exc.partial = list(self._ids(namespace, target, exc.partial))
             raise
-        return found.union(s.id for answer in answers for s in answer.sockets)
+        return self._ids(namespace, target, answers)
 
     async def client_rooms(self, sid: str, *, namespace: str = "/") -> set[Room]:
         """Return the rooms of a socket, wherever it is; its own is one of them.
@@ -399,13 +398,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
 
         :raises RequestTimeoutError: as :meth:`fetch_sockets`; ``partial`` has the rooms.
         """
-        found = self._rooms_of(namespace, Target())
         try:
-            answers = await self._fetch(namespace, Target(), "rooms")
+            answers = await self._fetch(namespace, EVERYONE, "rooms")
         except RequestTimeoutError as exc:
-            exc.partial = [*found.union(*(_rooms_in(answer) for answer in exc.partial))]
+            exc.partial = list(self._all_rooms(namespace, exc.partial))
             raise
-        return found.union(*(_rooms_in(answer) for answer in answers))
+        return self._all_rooms(namespace, answers)
 
     async def sockets_join(
         self,
@@ -568,6 +566,25 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         return hook
 
     # Helpers
+
+    # This node's part is looked up when the answers are there: all that was sent before the
+    # request has then arrived here, too.
+
+    def _remote_sockets(
+        self, namespace: str, target: Target, answers: Iterable[FetchSocketsResponse]
+    ) -> list[RemoteSocket]:
+        here = self._describe(namespace, target, "sockets")
+        there = (socket for answer in answers for socket in answer.sockets)
+        return [_remote_socket(socket) for socket in (*here, *there)]
+
+    def _ids(
+        self, namespace: str, target: Target, answers: Iterable[FetchSocketsResponse]
+    ) -> set[str]:
+        there = (socket.id for answer in answers for socket in answer.sockets)
+        return {*self._connected(namespace, target), *there}
+
+    def _all_rooms(self, namespace: str, answers: Iterable[FetchSocketsResponse]) -> set[Room]:
+        return self._rooms_of(namespace, EVERYONE).union(*map(_rooms_in, answers))
 
     async def _join_or_leave(
         self,

@@ -264,9 +264,12 @@ class ClusterMember(AnyIOManager):
         return all(room in sockets for room in target.rooms)
 
     def _connected(self, namespace: str, target: Target) -> Iterable[str]:
-        leaving = self.pending_disconnect.get(namespace, ())
         recipients = self._recipients(namespace, target)
-        return recipients if not leaving else (sid for sid in recipients if sid not in leaving)
+        leaving = self.pending_disconnect.get(namespace)
+        if not leaving and not self._disconnecting:
+            return recipients
+        gone = {*(leaving or ()), *(sid for ns, sid in self._disconnecting if ns == namespace)}
+        return [sid for sid in recipients if sid not in gone]
 
     def _rooms_of(self, namespace: str, target: Target) -> set[Room]:
         rooms = self.rooms.get(namespace, {})

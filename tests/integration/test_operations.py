@@ -105,15 +105,14 @@ async def test_msgpack_servers_join_the_same_cluster(uri: str, prefix: str) -> N
     ):
         packed, text = await a.client(), await b.client()
         await a.manager.emit("from_packed", {"b": b"1"})
+        await text.expect(["from_packed", {"b": b"1"}])
         await b.manager.emit("from_text", ({"b": b"2"}, "ü"))
         await packed.expect(["from_packed", {"b": b"1"}], ["from_text", {"b": b"2"}, "ü"])
         await text.expect(["from_packed", {"b": b"1"}], ["from_text", {"b": b"2"}, "ü"])
 
 
 @pytest.mark.parametrize("args", [(), (1,), ("a", {"b": [2]}), (b"binary", "x" * 9_000)])
-async def test_callback_of_a_client_elsewhere(
-    uri: str, prefix: str, args: tuple[Any, ...]
-) -> None:
+async def test_callback_of_a_client_elsewhere(uri: str, prefix: str, args: tuple[Any, ...]) -> None:
     async with two_nodes(uri, prefix) as (a, b):
         there = await b.client()
         answers: list[Any] = []
@@ -364,7 +363,9 @@ async def test_server_side_handlers_begin_in_order(uri: str, prefix: str) -> Non
             ended.append(number)
 
         await acquainted(a, b)
-        await eventually(lambda: b.manager._node is not None and b.manager._node.members("/jobs") is not None)
+        await eventually(
+            lambda: b.manager._node is not None and b.manager._node.members("/jobs") is not None
+        )
         await b.manager.clients(namespace="/jobs")
         for number in range(50):
             await a.manager.server_side_emit("work", number, namespace="/jobs")
