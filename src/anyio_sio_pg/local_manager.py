@@ -28,6 +28,8 @@ class SharedPacket(eio_packet.Packet):
     packet would reach one of the two transports in the other's form.
     """
 
+    data: str | bytes
+
     def __init__(self, data: str | bytes):
         super().__init__(eio_packet.MESSAGE, data)
         self._text: str | bytes | None = None
@@ -155,6 +157,7 @@ class AnyIOManager(socketio.AsyncManager):
     def _enqueue(
         self, eio_sids: Collection[str], packets: list[SharedPacket]
     ) -> list[tuple[str, list[SharedPacket]]]:
+        assert self.server is not None  # noqa: S101 - for the type checkers
         eio = self.server.eio
         sockets = eio.sockets
         oldest_ping = time.time() - eio.ping_timeout
@@ -175,11 +178,13 @@ class AnyIOManager(socketio.AsyncManager):
 
     async def _send_overdue(self, overdue: list[tuple[str, list[SharedPacket]]]) -> None:
         for eio_sid, packets in overdue:
+            assert self.server is not None  # noqa: S101 - for the type checkers
             for packet in packets:
                 await self.server._send_eio_packet(eio_sid, packet)
 
     def _packets(self, namespace: str, data: Data, ack_id: int | None = None) -> list[SharedPacket]:
         """Encode an event (Socket.IO protocol v5, section "Packet encoding")."""
+        assert self.server is not None  # noqa: S101 - for the type checkers
         packet_class = self.server.packet_class
         if packet_class.encode is not sio_packet.Packet.encode:
             # another packet format, such as MessagePack: it encodes values, not JSON text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -698,7 +698,8 @@ def open_postgres_adapter(
 
 
 def _remote_socket(info: SocketInfo) -> RemoteSocket:
-    details = info.handshake if isinstance(info.handshake, dict) else {}
+    handshake: Any = info.handshake
+    details = cast("dict[str, Any]", handshake) if isinstance(handshake, dict) else {}
     return RemoteSocket(info.id, frozenset(info.rooms), info.data, details)
 
 

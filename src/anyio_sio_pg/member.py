@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -33,6 +33,7 @@ from .protocol.messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    Tree,
     Want,
     from_data,
     to_data,
@@ -213,6 +214,8 @@ class ClusterMember(AnyIOManager):
         """Run the handler of a server-side event, and answer."""
         node = self._running()
         answer: Any = None
+        # the asker gets its answer also when the handler fails; the node reports the error
+        data = Data(b"null")
         try:
             event, *args = from_data(message.data, self._loads)
             if event == CUSTOM_REQUEST:
@@ -222,10 +225,6 @@ class ClusterMember(AnyIOManager):
                 if inspect.isawaitable(answer):
                     answer = await answer
             data = to_data(answer, self._dumps)
-        except Exception:
-            # the asker gets its answer all the same; the error is reported by the node
-            data = Data(b"null")
-            raise
         finally:
             request_id = message.request_id
             if request_id is not None:
@@ -250,8 +249,9 @@ class ClusterMember(AnyIOManager):
             )
         return node
 
-    def _local_sockets(self, namespace: str) -> Any:
-        return self.rooms.get(namespace, {}).get(None, {})
+    def _local_sockets(self, namespace: str) -> Mapping[str, str]:
+        nobody: dict[str, str] = {}
+        return self.rooms.get(namespace, {}).get(None, nobody)
 
     def _is_local(self, sid: str, namespace: str) -> bool:
         return sid in self._local_sockets(namespace)
@@ -288,8 +288,8 @@ class ClusterMember(AnyIOManager):
 
     def _describe_one(self, namespace: str, sid: str) -> SocketInfo:
         eio_sid = self.eio_sid_from_sid(sid, namespace)
-        socket = self.server.eio.sockets.get(eio_sid) if self.server is not None else None
-        session = {} if socket is None else socket.session.get(namespace, {})
+        socket = self.server.eio.sockets.get(eio_sid or "") if self.server is not None else None
+        session: Any = {} if socket is None else socket.session.get(namespace, {})
         return SocketInfo(
             sid,
             tuple(self.get_rooms(sid, namespace)),
@@ -298,7 +298,7 @@ class ClusterMember(AnyIOManager):
         )
 
     def _handshake(self, namespace: str, sid: str, eio_sid: str | None) -> dict[str, Any]:
-        environ: dict[str, Any] = self.server.environ.get(eio_sid, {}) if self.server else {}
+        environ: dict[str, Any] = self.server.environ.get(eio_sid or "", {}) if self.server else {}
         issued = self._connected_at.get((namespace, sid), 0.0)
         return handshake(environ, issued, self._auth.get((eio_sid or "", namespace)))
 
@@ -346,8 +346,8 @@ def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, An
     for key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if isinstance(environ.get(key), str):
             headers[key.replace("_", "-").lower()] = environ[key]
-    scope = environ.get("asgi.scope") or {}
-    client = scope.get("client")
+    scope: dict[str, Any] = environ.get("asgi.scope") or {}
+    client: Any = scope.get("client")
     scheme = str(scope.get("scheme") or environ.get("wsgi.url_scheme") or "http")
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     moment = datetime.datetime.fromtimestamp(issued, datetime.UTC)
@@ -364,7 +364,7 @@ def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, An
     }
 
 
-def _encodable(session: Any) -> Any:
+def _encodable(session: Tree) -> Any:
     """Return a session without the values that cannot be sent."""
     try:
         msgspec.msgpack.encode(session)

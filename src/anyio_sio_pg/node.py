@@ -9,14 +9,13 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from . import options as options_module
 from .errors import (
@@ -75,9 +74,11 @@ class LocalSide(Protocol):
 
     def wants(self, namespace: str, message: Attached) -> bool:
         """Tell whether an attachment concerns anybody here."""
+        ...
 
     def keeps(self, namespace: str) -> bool:
         """Tell whether a namespace is in use here."""
+        ...
 
     def broadcast(self, message: Broadcast) -> None:
         """Deliver an event to this node's clients."""
@@ -179,7 +180,7 @@ class Node:
         }
 
     @asynccontextmanager
-    async def running(self, namespaces: Iterable[str]) -> AsyncIterator[None]:
+    async def running(self, namespaces: Iterable[str]) -> AsyncGenerator[None]:
         """Connect, run the node for the block, then take leave, flush and disconnect.
 
         :raises AdapterError: PostgreSQL cannot be reached, refuses, or does not let notifications

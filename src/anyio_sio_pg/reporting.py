@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ class Reporter:
         return self._task_group is not None
 
     @asynccontextmanager
-    async def task_group(self) -> AsyncIterator[TaskGroup]:
+    async def task_group(self) -> AsyncGenerator[TaskGroup]:
         """Run a task group for the block; at its end what still runs is cancelled.
 
         An error of the block, or of one task, leaves it as it is, not wrapped in a group.

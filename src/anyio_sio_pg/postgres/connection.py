@@ -15,10 +15,10 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
-import anyio.lowlevel
 import psycopg
 from psycopg import errors, pq
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
+from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
 from psycopg.rows import tuple_row
 
@@ -90,7 +90,7 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
                 if cursor_factory is not None:
                     rv.cursor_factory = cursor_factory
                 if options.get("context") is not None:
-                    rv._adapters = psycopg.adapt.AdaptersMap(options["context"].adapters)
+                    rv._adapters = AdaptersMap(options["context"].adapters)
                 return rv
         if len(failures) == 1:
             raise failures[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ class Receiver(Protocol):
 
     def wants(self, message: Attached) -> bool:
         """Tell whether an attachment has to be read at all."""
+        ...
 
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Take a message, in order; ``body`` is the attachment of an :class:`.Attached`."""
@@ -126,7 +127,7 @@ class Listener:
         self._stop.cancel()
 
     @asynccontextmanager
-    async def running(self, task_group: TaskGroup) -> AsyncIterator[None]:
+    async def running(self, task_group: TaskGroup) -> AsyncGenerator[None]:
         """Connect and listen during the block, then disconnect.
 
         :raises AdapterError: PostgreSQL cannot be reached or refuses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -215,7 +215,7 @@ class Publisher:
         return job.result
 
     @asynccontextmanager
-    async def running(self, task_group: TaskGroup) -> AsyncIterator[None]:
+    async def running(self, task_group: TaskGroup) -> AsyncGenerator[None]:
         """Connect and publish during the block, then drain the outbox and disconnect.
 
         :raises AdapterError: PostgreSQL cannot be reached or refuses.

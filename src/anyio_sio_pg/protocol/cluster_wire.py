@@ -38,6 +38,7 @@ from .messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    Tree,
     Want,
     find_binary,
     join_binary,
@@ -306,7 +307,7 @@ def _pack(tree: Any) -> bytes:
         return msgspec.msgpack.encode(_narrow(tree))
 
 
-def _narrow(value: Any) -> Any:
+def _narrow(value: Tree) -> Any:
     """Make numbers that MessagePack cannot hold into floats, as JavaScript reads them anyway."""
     if isinstance(value, dict):
         return {key: _narrow(item) for key, item in value.items()}
@@ -317,7 +318,7 @@ def _narrow(value: Any) -> Any:
     return value
 
 
-def _json_tree(value: Any, attachments: list[bytes]) -> Any:
+def _json_tree(value: Tree, attachments: list[bytes]) -> Any:
     """Return what JSON can hold of a MessagePack value, bytes in ``attachments``."""
     if isinstance(value, bytes):
         attachments.append(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeAlias
@@ -10,6 +11,21 @@ from msgspec import Struct
 
 Room: TypeAlias = str | int
 """A room's name. Node's rooms are strings; python-socketio also takes numbers."""
+
+Tree: TypeAlias = (
+    dict[Any, Any]
+    | list[Any]
+    | tuple[Any, ...]
+    | bytes
+    | bytearray
+    | memoryview
+    | datetime.datetime
+    | str
+    | int
+    | float
+    | None
+)
+"""A value inside a message, as far as this package looks into it."""
 
 RESERVED_EVENTS: Final = (
     "connect",
@@ -171,7 +187,7 @@ class Attached(Message, frozen=True, kw_only=True):
     rooms: tuple[Room, ...] | None = None
 
 
-def find_binary(value: Any) -> bool:
+def find_binary(value: Tree) -> bool:
     """Tell whether bytes stand anywhere in ``value``."""
     if isinstance(value, bytes | bytearray | memoryview):
         return True
@@ -182,7 +198,7 @@ def find_binary(value: Any) -> bool:
     return False
 
 
-def split_binary(value: Any, attachments: list[bytes]) -> Any:
+def split_binary(value: Tree, attachments: list[bytes]) -> Any:
     """Return ``value`` with a placeholder for each bytes object, which goes to ``attachments``."""
     if isinstance(value, bytes | bytearray | memoryview):
         attachments.append(bytes(value))
@@ -194,14 +210,14 @@ def split_binary(value: Any, attachments: list[bytes]) -> Any:
     return value
 
 
-def join_binary(value: Any, attachments: tuple[bytes, ...]) -> Any:
+def join_binary(value: Tree, attachments: tuple[bytes, ...]) -> Any:
     """Undo :func:`split_binary`.
 
     :raises IndexError: a placeholder has no attachment.
     """
     if isinstance(value, dict):
-        if value.get("_placeholder") is True and isinstance(value.get("num"), int):
-            return attachments[value["num"]]
+        if value.get("_placeholder") is True and isinstance(number := value.get("num"), int):
+            return attachments[number]
         return {key: join_binary(item, attachments) for key, item in value.items()}
     if isinstance(value, list):
         return [join_binary(item, attachments) for item in value]
@@ -230,8 +246,8 @@ def from_data(data: Data, loads: Callable[[bytes], Any]) -> Any:
     return join_binary(value, data.attachments) if data.attachments else value
 
 
-def _refuse_non_finite(value: Any) -> None:
-    pending: list[Any] = [value]
+def _refuse_non_finite(value: Tree) -> None:
+    pending: list[Tree] = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, float) and not math.isfinite(item):
@@ -254,7 +270,7 @@ def rooms_tuple(rooms: Room | Iterable[Room] | None) -> tuple[Room, ...]:
         rooms = (rooms,)
     unique = tuple(dict.fromkeys(rooms))
     for room in unique:
-        if isinstance(room, bool) or not isinstance(room, str | int):
+        if isinstance(room, bool) or not isinstance(room, str | int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"a room's name must be a string or a whole number, not {room!r}")
     return unique
 
@@ -287,9 +303,10 @@ def make_target(
     """
     if to is None and skip_sid is None and except_rooms is None:
         return EVERYONE
-    if skip_sid is not None and not isinstance(skip_sid, str):
-        skip_sid = [sid for sid in skip_sid if sid is not None]
-    excluded = rooms_tuple(skip_sid)
+    if skip_sid is None or isinstance(skip_sid, str):
+        excluded = rooms_tuple(skip_sid)
+    else:
+        excluded = rooms_tuple([sid for sid in skip_sid if sid is not None])
     if except_rooms is not None:
         excluded += rooms_tuple(except_rooms)
     rooms = rooms_tuple(to)

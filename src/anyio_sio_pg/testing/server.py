@@ -118,10 +118,10 @@ class EmbeddedPostgres:
         )
         for folder in (self._binaries, *self._binaries.parents):
             folder.chmod(folder.stat().st_mode | 0o011)
-        for folder, _, files in os.walk(self._binaries.parent):
-            Path(folder).chmod(Path(folder).stat().st_mode | 0o055)
+        for root, _, files in os.walk(self._binaries.parent):
+            Path(root).chmod(Path(root).stat().st_mode | 0o055)
             for name in files:
-                path = Path(folder, name)
+                path = Path(root, name)
                 if not path.is_symlink():
                     path.chmod(path.stat().st_mode | 0o044)
         folder = self.data.parent
