@@ -11,9 +11,10 @@ from typing import Any
 import anyio
 import psycopg
 import socketio
-from anyio_sio_pg import PostgresManager
 from engineio.async_socket import AsyncSocket
 from socketio import packet as sio_packet
+
+from anyio_sio_pg import PostgresManager
 
 _numbers = itertools.count(1)
 
