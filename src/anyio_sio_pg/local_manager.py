@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any, Final
 
 import anyio.lowlevel
-import socketio
 from engineio import packet as eio_packet
 from socketio import packet as sio_packet
 
+from .base_manager import BaseManager
 from .protocol.messages import Data, Room, Target, event_data, make_target
 
 _NOBODY: Final[Mapping[str, str]] = {}
@@ -44,7 +44,7 @@ class SharedPacket(eio_packet.Packet):
         return self._text
 
 
-class AnyIOManager(socketio.AsyncManager):
+class AnyIOManager(BaseManager):
     """python-socketio's in-memory client manager, on asyncio and on Trio.
 
     It does what :class:`socketio.AsyncManager` does, and reaches many clients without a task for
