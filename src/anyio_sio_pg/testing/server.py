@@ -38,7 +38,7 @@ class EmbeddedPostgres:
         self._settings = settings
         self._user = _OS_USER if sys.platform != "win32" and os.geteuid() == 0 else None
         self._folder: Path | None = None
-        self.port = 0
+        self.port: int = 0
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="anyio-sio-pg-"))
