@@ -316,7 +316,6 @@ def embedded() -> None:
 
 async def wrong_options() -> None:
     PostgresManager(prefix_="app")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    PostgresManager("uri", "listen_uri")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
     PostgresManager(uri=5432)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     PostgresManager(listen_uri=b"uri")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     PostgresManager(prefix=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
