@@ -12,11 +12,16 @@ import random
 import select
 import socket
 import sys
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
+import anyio.lowlevel
 import psycopg
-from psycopg import errors, pq
+from psycopg import errors, generators, pq
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
@@ -26,6 +31,7 @@ from ..errors import AdapterError
 from ..options import Options, with_defaults
 
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Self
 
     from psycopg.abc import RV, ConnDict, PQGen, PQGenConn
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 _READ = 1
 _WRITE = 2
 _ACTIVE = pq.TransactionStatus.ACTIVE
+_LONGEST_TURN = 0.01
 
 CONNECT_TIMEOUT = 10
 """Seconds for each address to connect, where neither the uri nor PGCONNECT_TIMEOUT says so."""
@@ -101,11 +108,14 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
 
         :raises psycopg.errors._WaitTimeout: it did not end within ``timeout`` seconds.
         """
+        if not _turn_taken():
+            # not to be cancelled: psycopg's generators count on being begun
+            await anyio.lowlevel.cancel_shielded_checkpoint()
         try:
             if timeout is None:
                 return await _wait(gen, self.pgconn.socket)
             with anyio.move_on_after(timeout):
-                return await _wait(gen, self.pgconn.socket)
+                return await _wait(gen, self.pgconn.socket, look=True)
             raise errors._WaitTimeout("wait timeout expired")
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == _ACTIVE:
@@ -118,14 +128,64 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
         with anyio.move_on_after(self.cancel_timeout, shield=True):
             try:
                 await self.cancel_safe(timeout=self.cancel_timeout)
-                await _wait(gen, self.pgconn.socket)
-                stopped = True
-            except errors.QueryCanceled:
-                stopped = True
+                # what a pipeline still owes cannot be told: its connection is of no more use
+                if self._pipeline is None:
+                    await _wait_for_cancelled(gen, self.pgconn.socket)
+                    if self.pgconn.transaction_status == _ACTIVE:
+                        # the rest of a stream; a COPY's end is left to its own block
+                        rest = generators.fetch_many(self.pgconn)
+                        await _wait_for_cancelled(rest, self.pgconn.socket)
+                    stopped = True
             except errors.Error:
                 pass
         if not stopped:
             self._finish()
+
+    async def _try_cancel(self, *, timeout: float = 5.0) -> None:
+        # psycopg calls it to tidy up in a task that may be cancelled already
+        with anyio.CancelScope(shield=True):
+            await super()._try_cancel(timeout=min(timeout, self.cancel_timeout))
+
+    @asynccontextmanager
+    async def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> AsyncGenerator[psycopg.AsyncTransaction]:
+        """Run the block in a transaction; where it is cancelled it is rolled back all the same.
+
+        Takes what :meth:`psycopg.AsyncConnection.transaction` takes.
+        """
+        transaction = _Transaction(self, savepoint_name, force_rollback)
+        async with AsyncExitStack() as stack:
+            if self._pipeline is not None:
+                await stack.enter_async_context(self.pipeline())
+                await stack.enter_async_context(transaction)
+                await stack.enter_async_context(self.pipeline())
+            else:
+                await stack.enter_async_context(transaction)
+            yield transaction
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncGenerator[psycopg.AsyncPipeline]:
+        """Run the block in pipeline mode; where it is cancelled the connection is closed."""
+        try:
+            async with super().pipeline() as pipeline:
+                yield pipeline
+        except anyio.get_cancelled_exc_class():
+            self._finish()
+            raise
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """End the transaction and close the connection; at once where it is cancelled."""
+        try:
+            if exc_type is None or issubclass(exc_type, Exception):
+                await super().__aexit__(exc_type, exc_val, exc_tb)
+        finally:
+            await self.close()
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """Ask the server to cancel the query that is running.
@@ -154,6 +214,34 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
         if not self.closed:
             anyio.notify_closing(self.pgconn.socket)
         self.pgconn.finish()
+
+
+class _Transaction(psycopg.AsyncTransaction):
+    """A transaction that leaves nothing open where its task is cancelled."""
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool:
+        if exc_type is not None and not issubclass(exc_type, Exception):
+            await self._roll_back(exc_val)
+            return False
+        try:
+            return await super().__aexit__(exc_type, exc_val, exc_tb)
+        except anyio.get_cancelled_exc_class() as exc:
+            if self.status is self.Status.ACTIVE:
+                # it was still waiting for its turn on the connection
+                await self._roll_back(exc)
+            raise
+
+    async def _roll_back(self, exc: BaseException | None) -> None:
+        connection = cast("AnyIOConnection", self._conn)
+        with anyio.move_on_after(connection.cancel_timeout, shield=True):
+            await super().__aexit__(type(exc) if exc else None, exc, None)
+            return
+        connection._finish()
 
 
 async def open_session(options: Options, *, listening: bool) -> AnyConnection:
@@ -240,11 +328,13 @@ def backoff(attempt: int, first: float = 0.05, most: float = 5.0) -> float:
     return min(most, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-async def _wait(gen: PQGen[RV], fd: int) -> RV:
+async def _wait(gen: PQGen[RV], fd: int, *, look: bool = False) -> RV:
+    """Run a generator to its end; with ``look`` it sees what is ready even if there is no time."""
     try:
         wanted: int = next(gen)
         while True:
-            wanted = gen.send(cast("Any", await _ready(fd, wanted)))
+            ready = (_look(fd) & wanted if look else 0) or await _ready(fd, wanted)
+            wanted = gen.send(cast("Any", ready))
     except StopIteration as stop:
         return cast("RV", stop.value)
     except (OSError, anyio.ClosedResourceError) as exc:
@@ -260,6 +350,16 @@ async def _wait_connection(gen: PQGenConn[RV]) -> RV:
         return cast("RV", stop.value)
     except (OSError, anyio.ClosedResourceError) as exc:
         raise errors.OperationalError("connection socket closed") from exc
+    finally:
+        # with it goes the socket of an attempt that was given up
+        gen.close()
+
+
+async def _wait_for_cancelled(gen: PQGen[Any], fd: int) -> None:
+    try:
+        await _wait(gen, fd)
+    except errors.QueryCanceled:
+        pass
 
 
 async def _ready(fd: int, wanted: int) -> int:
@@ -272,19 +372,39 @@ async def _ready(fd: int, wanted: int) -> int:
         return _WRITE
     # a socket to be written to nearly always can be: a look is cheaper than two tasks
     if ready := _look(fd):
+        if not _turn_taken():
+            await anyio.lowlevel.checkpoint()
         return ready
     ready = 0
+    closed = False
     async with anyio.create_task_group() as tg:
 
         async def until(which: int) -> None:
-            nonlocal ready
-            await (anyio.wait_readable(fd) if which == _READ else anyio.wait_writable(fd))
-            ready |= which
+            nonlocal ready, closed
+            try:
+                await (anyio.wait_readable(fd) if which == _READ else anyio.wait_writable(fd))
+                ready |= which
+            except (OSError, anyio.ClosedResourceError):
+                closed = True
             tg.cancel_scope.cancel()
 
         tg.start_soon(until, _READ)
         tg.start_soon(until, _WRITE)
+    if closed:
+        raise anyio.ClosedResourceError
     return ready
+
+
+_turns = threading.local()
+
+
+def _turn_taken() -> bool:
+    """Tell whether other tasks may still wait: False once in a while, when they have to run."""
+    now = time.monotonic()
+    if now - getattr(_turns, "last", 0.0) < _LONGEST_TURN:
+        return True
+    _turns.last = now
+    return False
 
 
 def _look(fd: int) -> int:
