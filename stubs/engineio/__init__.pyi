@@ -8,6 +8,15 @@ class ASGIApp:
     other_asgi_app: Any
     engineio_path: str | None
     static_files: dict[str, Any]
+    def __init__(
+        self,
+        engineio_server: Any,
+        other_asgi_app: Any = ...,
+        static_files: dict[str, Any] | None = ...,
+        engineio_path: str | None = ...,
+        on_startup: Callable[[], Any] | None = ...,
+        on_shutdown: Callable[[], Any] | None = ...,
+    ) -> None: ...
     async def __call__(
         self,
         scope: MutableMapping[str, Any],
