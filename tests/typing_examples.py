@@ -249,6 +249,8 @@ async def as_python_socketio_calls(manager: PostgresManager) -> None:
             assert_type(room, str | int | None)
             assert_type(members["sid"], str)
         assert_type(local.pending_disconnect, dict[str, list[str]])
+        assert_type(local.set_server(object()), None)
+        assert_type(local.basic_disconnect("sid", "/"), None)
         assert_type(await local.pre_connect("eio_sid", "/"), str | None)
         assert_type(await local.connect("sid", "/"), str | None)
         assert_type(await local.can_disconnect("sid", "/"), bool)
