@@ -101,12 +101,12 @@ class ClusterMember(AnyIOManager):
 
     # What the other nodes ask (node.LocalSide)
 
-    def wants(self, namespace: str, message: Attached) -> bool:
+    def _wants(self, namespace: str, message: Attached) -> bool:
         """Tell whether an attachment concerns a client of this node."""
         rooms = self.rooms.get(namespace, {})
         return message.rooms is None or any(room in rooms for room in message.rooms)
 
-    def keeps(self, namespace: str) -> bool:
+    def _keeps(self, namespace: str) -> bool:
         """Tell whether a namespace has clients or handlers here."""
         server = self.server
         return (
@@ -123,7 +123,7 @@ class ClusterMember(AnyIOManager):
             )
         )
 
-    def broadcast(self, message: Broadcast) -> None:
+    def _on_broadcast(self, message: Broadcast) -> None:
         """Deliver another node's event to this node's clients."""
         node = self._running()
         namespace, request_id = message.namespace, message.request_id
@@ -155,11 +155,11 @@ class ClusterMember(AnyIOManager):
             ),
         )
 
-    def join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
+    def _on_join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
         """Let this node's sockets enter or leave rooms, as another node asks."""
         self._apply_rooms(type(message), message.namespace, message.target, message.rooms)
 
-    def disconnect_matching(self, message: DisconnectSockets) -> None:
+    def _on_disconnect(self, message: DisconnectSockets) -> None:
         """Disconnect this node's sockets, as another node asks."""
         node = self._running()
         for sid in list(self._connected(message.namespace, message.target)):
@@ -174,7 +174,7 @@ class ClusterMember(AnyIOManager):
         finally:
             self._disconnecting.pop((namespace, sid)).set()
 
-    def fetch(self, message: FetchSockets) -> None:
+    def _on_fetch(self, message: FetchSockets) -> None:
         """Answer with this node's sockets."""
         node = self._running()
         if message.settle and any(
@@ -210,7 +210,7 @@ class ClusterMember(AnyIOManager):
             ),
         )
 
-    async def server_side(self, message: ServerSideEmit) -> None:
+    async def _on_server_side(self, message: ServerSideEmit) -> None:
         """Run the handler of a server-side event, and answer."""
         node = self._running()
         answer: Any = None

@@ -72,27 +72,27 @@ _GARBAGE_KINDS = 32
 class LocalSide(Protocol):
     """What a node needs of the manager: the clients and handlers of this process."""
 
-    def wants(self, namespace: str, message: Attached) -> bool:
+    def _wants(self, namespace: str, message: Attached) -> bool:
         """Tell whether an attachment concerns anybody here."""
         ...
 
-    def keeps(self, namespace: str) -> bool:
+    def _keeps(self, namespace: str) -> bool:
         """Tell whether a namespace is in use here."""
         ...
 
-    def broadcast(self, message: Broadcast) -> None:
+    def _on_broadcast(self, message: Broadcast) -> None:
         """Deliver an event to this node's clients."""
 
-    def join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
+    def _on_join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
         """Let this node's sockets enter or leave rooms."""
 
-    def disconnect_matching(self, message: DisconnectSockets) -> None:
+    def _on_disconnect(self, message: DisconnectSockets) -> None:
         """Disconnect this node's sockets."""
 
-    def fetch(self, message: FetchSockets) -> None:
+    def _on_fetch(self, message: FetchSockets) -> None:
         """Answer with this node's sockets."""
 
-    async def server_side(self, message: ServerSideEmit) -> None:
+    async def _on_server_side(self, message: ServerSideEmit) -> None:
         """Run the handler of a server-side event and answer."""
 
 
@@ -165,11 +165,11 @@ class Node:
         self.repeated = 0
         self.garbage = 0
         self._dispatch: dict[type[Message], Callable[[Any], None]] = {
-            Broadcast: local.broadcast,
-            SocketsJoin: local.join_or_leave,
-            SocketsLeave: local.join_or_leave,
-            DisconnectSockets: local.disconnect_matching,
-            FetchSockets: local.fetch,
+            Broadcast: local._on_broadcast,
+            SocketsJoin: local._on_join_or_leave,
+            SocketsLeave: local._on_join_or_leave,
+            DisconnectSockets: local._on_disconnect,
+            FetchSockets: local._on_fetch,
             FetchSocketsResponse: self.requests.answer,
             ServerSideEmit: self._queue_event,
             ServerSideEmitResponse: self.requests.answer,
@@ -403,7 +403,7 @@ class Node:
 
     def wants(self, message: Attached) -> bool:
         """Tell whether an attachment concerns anybody here."""
-        return message.rooms is None or self._local.wants(message.namespace, message)
+        return message.rooms is None or self._local._wants(message.namespace, message)
 
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Act on a message."""
@@ -538,7 +538,7 @@ class Node:
                 return
 
     def _idle(self, namespace: _Namespace, now: float) -> bool:
-        if namespace.used or self._local.keeps(namespace.name):
+        if namespace.used or self._local._keeps(namespace.name):
             namespace.used = False
             namespace.last_used = now
         return now - namespace.last_used >= NAMESPACE_IDLE
@@ -624,7 +624,7 @@ class Node:
         """Start the handlers of server-side events in the order in which the events came."""
         while True:
             while self._events:
-                await self._reporter.start(self._local.server_side, self._events.popleft())
+                await self._reporter.start(self._local._on_server_side, self._events.popleft())
             self._event_came = anyio.Event()
             await self._event_came.wait()
 

@@ -164,8 +164,9 @@ class Listener:
                             current = await self._open()
                         await self._listen_all(current)
                         if first:
-                            self._stop.shield = True
                             task_status.started()
+                            await anyio.lowlevel.checkpoint_if_cancelled()
+                            self._stop.shield = True
                         else:
                             self.reconnects += 1
                             logger.info("the listener is connected again")

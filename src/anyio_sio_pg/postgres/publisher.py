@@ -106,7 +106,7 @@ class Publisher:
         self._flushes: deque[tuple[int, anyio.Event]] = deque()
         self._commits: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake: anyio.CancelScope | None = None
-        self._stop = anyio.CancelScope(shield=True)
+        self._stop = anyio.CancelScope()
         self._connection: AnyConnection | None = None
         self._refusal = ""
         self.closed = False
@@ -270,6 +270,9 @@ class Publisher:
         try:
             with self._stop:
                 task_status.started()
+                # whoever was cancelled while it started this task waits for it to end
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                self._stop.shield = True
                 while True:
                     if current is None:
                         current = await self._reconnect()
