@@ -60,7 +60,7 @@ async def main(options: argparse.Namespace) -> None:
             benchmark=f"Events of {options.bytes} bytes between two processes",
             unit="events/s",
             machine=machine(server.uri, redis_url),
-            options={"bytes": options.bytes, "seconds": options.seconds, "per_unit": 1},
+            options={"bytes": options.bytes, "seconds": options.seconds},
         )
 
         async def measure(contestant: Contestant, events: int) -> dict[str, float]:

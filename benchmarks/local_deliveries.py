@@ -19,7 +19,7 @@ async def main(options: argparse.Namespace) -> None:
             options={
                 "bytes": options.bytes,
                 "seconds": options.seconds,
-                "per_unit": options.clients,
+                "clients": options.clients,
             },
         )
 
@@ -47,6 +47,7 @@ async def main(options: argparse.Namespace) -> None:
             rounds=options.rounds,
             seconds=options.seconds,
             start=_FIRST,
+            per_unit=options.clients,
         )
     results.show(options.json, {"emit_us": "µs for an emit"})
 

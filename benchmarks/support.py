@@ -179,17 +179,18 @@ async def compare(
     rounds: int,
     seconds: float,
     start: int,
+    per_unit: int = 1,
 ) -> None:
     """Measure the contestants in turn, round after round, in processes made for each.
 
     ``measure`` does a given amount of work, beginning with ``start``: each contestant's is then
-    set to what takes it about ``seconds``.
+    set to what takes it about ``seconds``. A unit of work counts for ``per_unit`` in the rate.
     """
     amounts: dict[str, int] = {}
     for contestant in contestants:
         with anyio.fail_after(_ROUND_TIMEOUT):
             rate = (await measure(contestant, start))["rate"]
-        amounts[contestant.name] = max(start, round(rate / results.options["per_unit"] * seconds))
+        amounts[contestant.name] = max(start, round(rate / per_unit * seconds))
     for number in range(rounds):
         for contestant in contestants:
             with anyio.fail_after(_ROUND_TIMEOUT):
