@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Awaitable, Callable
@@ -24,6 +23,7 @@ MAX_CHANNEL = 63
 
 _SHORT_FORM = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
+_IN_URL = re.compile(rf"(?:^\w+://[^:@/]*:(?=[^@/]*@)|[?&](?:{'|'.join(_SECRETS)})=)([^@&]+)")
 
 
 class OptionValues(TypedDict, total=False):
@@ -75,7 +75,10 @@ class Options:
         object.__setattr__(self, "listen_uri", _conninfo("listen_uri", self.listen_uri))
         if self.connect is not None:
             if not callable(self.connect):
-                raise TypeError(f"connect must be an async callable, not {self.connect!r}")
+                # what was passed may be a connection string, with its password
+                raise TypeError(
+                    f"connect must be an async callable, not {type(self.connect).__name__}"
+                )
             if self.uri is not None or self.listen_uri is not None:
                 raise ValueError(
                     "connect makes the connections itself: uri and listen_uri must be None"
@@ -124,27 +127,44 @@ def channel(prefix: str, namespace: str) -> str:
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        raise ValueError(f"namespace {namespace!r} is not valid Unicode text") from None
+        raise ValueError(
+            f"prefix {prefix!r} and namespace {namespace!r} must be valid Unicode text"
+        ) from None
     if size > MAX_CHANNEL:
         raise ValueError(
             f"prefix {prefix!r} and namespace {namespace!r} make a channel name of {size} bytes;"
             f" PostgreSQL allows 1 to {MAX_CHANNEL}"
         )
     if "\0" in name:
-        raise ValueError(f"namespace {namespace!r} must not hold a NUL character")
+        raise ValueError(
+            f"prefix {prefix!r} and namespace {namespace!r} must not hold a NUL character"
+        )
     return name
 
 
 def table_parts(table: str) -> tuple[str, ...]:
     """Split ``table`` or ``schema.table`` into its names, unquoted.
 
-    :raises ValueError: a part is empty, has more than 63 bytes or holds a NUL.
+    :raises ValueError: a part is empty, has more than 63 bytes, holds a NUL or is not valid
+        Unicode.
     """
     _text("table", table)
     parts = tuple(table.split("."))
-    if len(parts) > 2 or not all(1 <= len(p.encode()) <= 63 and "\0" not in p for p in parts):
+    if len(parts) > 2 or not all(map(_is_identifier, parts)):
         raise ValueError(f"table must be NAME or SCHEMA.NAME, each of 1 to 63 bytes, not {table!r}")
     return parts
+
+
+def _is_identifier(part: str) -> bool:
+    return 1 <= len(part.encode(errors="replace")) <= 63 and _is_storable(part)
+
+
+def _is_storable(text: str) -> bool:
+    """Tell whether PostgreSQL and libpq can have the text: valid Unicode without a NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _conninfo(name: str, value: str | None) -> str | None:
@@ -155,9 +175,11 @@ def _conninfo(name: str, value: str | None) -> str | None:
     if _SHORT_FORM.fullmatch(value):
         value = f"postgresql://{value}"
     try:
+        if not _is_storable(value):
+            raise ValueError
         parsed = conninfo_to_dict(value)
-    except psycopg.Error:
-        # libpq's message quotes parts of the string, which may hold the password
+    except (psycopg.Error, ValueError):
+        # their message quotes parts of the string, which may hold the password
         raise ValueError(
             f"{name} is not a connection string that libpq takes: a URL"
             " (postgresql://host/database), 'key=value' pairs, or HOST:PORT"
@@ -189,7 +211,13 @@ def _secrets(conninfo: str | None) -> list[str]:
     found = [str(values[key]) for key in _SECRETS if values.get(key)]
     if password := os.environ.get("PGPASSWORD"):
         found.append(password)
-    return sorted({*found, *(quote(secret, safe="") for secret in found)}, key=len, reverse=True)
+    spelt = {
+        *found,
+        *_IN_URL.findall(conninfo or ""),
+        *(quote(secret, safe="", errors="surrogateescape") for secret in found),
+        *(secret.replace("\\", "\\\\").replace("'", "\\'") for secret in found),
+    }
+    return sorted(spelt, key=len, reverse=True)
 
 
 def _text(name: str, value: object) -> None:
@@ -202,7 +230,7 @@ def _text(name: str, value: object) -> None:
 def _seconds(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # nor is NaN
         raise ValueError(f"{name} must be {low:g} to {high:g} seconds, not {value!r}")
 
 
