@@ -9,6 +9,8 @@ a later answer to FETCH_SOCKETS) and ``args`` (all the arguments of an acknowled
 from __future__ import annotations
 
 import datetime
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias, cast
 
@@ -46,6 +48,12 @@ from .messages import (
 from .wire import Outgoing
 
 _RESERVED_STARTS = tuple(f'["{event}"'.encode() for event in RESERVED_EVENTS)
+_PLAIN_NAME = re.compile(rb'\["[^"\\]*"')
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}"
+    rb"|(?P<half>u[dD][89a-fA-F][\da-fA-F]{2})|.)",
+    re.DOTALL,
+)
 _MAX_HEAD_ROOMS = 16
 _MAX_HEAD_ROOMS_BYTES = 1_024
 _MAX_BIGINT = 2**63 - 1
@@ -251,7 +259,7 @@ class ClusterWire:
     def decode(self, namespace: str, payload: bytes) -> Message:
         """Decode a notification; see :class:`.wire.Wire`."""
         try:
-            envelope: _AnyEnvelope = _from_json.decode(payload)
+            envelope: _AnyEnvelope = _lenient(_from_json, payload)
             if envelope.attachmentId is not None:
                 return Attached(
                     sender=envelope.uid,
@@ -291,6 +299,20 @@ class ClusterWire:
         return start
 
 
+def _lenient(decoder: msgspec.json.Decoder[Any], text: bytes) -> Any:
+    """Decode JSON in which halves of surrogate pairs may stand, as JavaScript's strings can.
+
+    They become replacement characters, which is what a WebSocket makes of them.
+    """
+    try:
+        return decoder.decode(text)
+    except msgspec.DecodeError:
+        whole = _ESCAPE.sub(lambda match: b"\\ufffd" if match["half"] else match[0], text)
+        if whole == text:
+            raise
+        return decoder.decode(whole)
+
+
 def _attachment_id(value: str | int) -> int:
     if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 19):
         raise ValueError(f"attachmentId must be a decimal number, not {value[:32]!r}")
@@ -307,20 +329,27 @@ def _pack(tree: Any) -> bytes:
         return msgspec.msgpack.encode(_narrow(tree))
 
 
-def _narrow(value: Tree) -> Any:
+def _narrow(value: Tree | Struct) -> Any:
     """Make numbers that MessagePack cannot hold into floats, as JavaScript reads them anyway."""
     if isinstance(value, dict):
         return {key: _narrow(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_narrow(item) for item in value]
+    if isinstance(value, Struct):
+        return _narrow(msgspec.structs.asdict(value))
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
     return value
 
 
-def _json_tree(value: Tree, attachments: list[bytes]) -> Any:
-    """Return what JSON can hold of a MessagePack value, bytes in ``attachments``."""
+def _json_tree(value: Tree, attachments: list[bytes] | None) -> Any:
+    """Return what JSON can hold of a MessagePack value, bytes in ``attachments`` (or kept)."""
     if isinstance(value, bytes):
+        if attachments is None:
+            return value
         attachments.append(value)
         return {"_placeholder": True, "num": len(attachments) - 1}
     if isinstance(value, dict):
@@ -334,6 +363,8 @@ def _json_tree(value: Tree, attachments: list[bytes]) -> Any:
         # what JSON.stringify makes of a Date
         text = value.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
         return text.replace("+00:00", "Z")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
 
 
@@ -347,22 +378,31 @@ _ToData: TypeAlias = Callable[[Raw], Data]
 
 
 def _data_from_json(raw: Raw) -> Data:
-    return Data(bytes(raw))
+    text = bytes(raw)
+    if not text.isascii():
+        text.decode()
+    return Data(text)
 
 
 def _data_from_msgpack(raw: Raw) -> Data:
     attachments: list[bytes] = []
     tree = _json_tree(_tree_from_msgpack.decode(raw), attachments)
-    return Data(_to_json(tree), tuple(attachments))
+    text = _to_json(tree)
+    if attachments and text.count(b'"_placeholder":true') != len(attachments):
+        raise ValueError("a value poses as an attachment")
+    return Data(text, tuple(attachments))
 
 
 def _event(data: Data, *, reserved: bool) -> Data:
     text = data.json
-    if not text.startswith(b'["'):
+    if _PLAIN_NAME.match(text):
+        refused = text.startswith(_RESERVED_STARTS)
+    else:
         items: list[Raw] = _event_from_json.decode(text)
         if not items or bytes(items[0])[:1] not in b'"-0123456789':
             raise ValueError("an event must be an array that begins with the event's name")
-    if reserved and text.startswith(_RESERVED_STARTS):
+        refused = _tree_from_json.decode(items[0]) in RESERVED_EVENTS
+    if reserved and refused:
         raise ValueError("an event must not have a reserved name")
     return data
 
@@ -439,12 +479,18 @@ def _decode_fetch(namespace: str, envelope: Any, _: _ToData) -> Message:
     )
 
 
-def _decode_fetch_response(namespace: str, envelope: Any, _: _ToData) -> Message:
+def _decode_fetch_response(namespace: str, envelope: Any, to_data: _ToData) -> Message:
     body: _FetchResponseBody = _body(envelope)
+    sockets = body.sockets
+    if to_data is _data_from_msgpack:
+        sockets = tuple(
+            SocketInfo(s.id, s.rooms, _json_tree(s.data, None), _json_tree(s.handshake, None))
+            for s in sockets
+        )
     return FetchSocketsResponse(
         **_head(namespace, envelope),
         request_id=body.requestId,
-        sockets=body.sockets,
+        sockets=sockets,
         rooms=body.rooms,
     )
 
@@ -548,7 +594,7 @@ def _encode_broadcast(message: Broadcast) -> bytes:
 
 
 def _tree_of(data: Data) -> Any:
-    tree = _tree_from_json.decode(data.json)
+    tree = _lenient(_tree_from_json, data.json)
     return join_binary(tree, data.attachments) if data.attachments else tree
 
 
@@ -606,7 +652,7 @@ def _answer_tree(message: ServerSideEmitResponse, of: Callable[[Data], Any]) -> 
 def _ack_tree(message: BroadcastAck, of: Callable[[Data], Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {"requestId": message.request_id}
     args = of(message.data)
-    items: list[Any] = _event_from_json.decode(args) if isinstance(args, Raw) else args
+    items: list[Any] = _lenient(_event_from_json, args) if isinstance(args, Raw) else args
     if items:
         tree["packet"] = items[0]
     if len(items) != 1:

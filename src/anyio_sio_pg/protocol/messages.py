@@ -204,6 +204,8 @@ def split_binary(value: Tree, attachments: list[bytes]) -> Any:
         attachments.append(bytes(value))
         return {"_placeholder": True, "num": len(attachments) - 1}
     if isinstance(value, dict):
+        if value.get("_placeholder") is True:
+            raise ValueError("a dict with '_placeholder': True cannot go with binary data")
         return {key: split_binary(item, attachments) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [split_binary(item, attachments) for item in value]
@@ -227,7 +229,8 @@ def join_binary(value: Tree, attachments: tuple[bytes, ...]) -> Any:
 def to_data(value: Any, dumps: Callable[[Any], str | bytes]) -> Data:
     """Encode a value with a JSON function.
 
-    :raises ValueError: the value holds a NaN or an infinity, which JSON does not have.
+    :raises ValueError: the value holds a NaN or an infinity, which JSON does not have, or a dict
+        that poses as one of its binary values.
     :raises TypeError: (or whatever ``dumps`` raises) the value cannot be encoded.
     """
     attachments: list[bytes] = []

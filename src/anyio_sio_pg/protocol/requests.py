@@ -45,10 +45,7 @@ class Answers(Generic[T]):
 
 
 class Acknowledgements(Generic[T]):
-    """A broadcast whose clients acknowledge: each node says how many it has, then each answers.
-
-    ``unbounded`` waits as long as one client still owes its answer.
-    """
+    """A broadcast whose clients acknowledge: each node says how many it has, then each answers."""
 
     def __init__(self, expected: Iterable[str]):
         self._counts: dict[str, int | None] = dict.fromkeys(expected)

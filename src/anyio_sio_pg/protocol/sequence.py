@@ -49,10 +49,10 @@ class Sequence:
         if last is None:
             self._remember(key, seq)
             return _DELIVER
+        self._last.move_to_end(key)
         if seq <= last:
             return _REPEAT
         self._last[key] = seq
-        self._last.move_to_end(key)
         return _DELIVER if seq == last + 1 else Seen(Verdict.DELIVER, seq - last - 1)
 
     def tail(self, sender: str, origin: str | None, namespace: str, last_used: int) -> int:
@@ -62,6 +62,7 @@ class Sequence:
         if last is None:
             self._remember(key, last_used)
             return 0
+        self._last.move_to_end(key)
         if last_used <= last:
             return 0
         self._last[key] = last_used
