@@ -1,0 +1,109 @@
+"""How the arguments of a call become a message's fields."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyio_sio_pg.protocol.messages import (
+    EVERYONE,
+    RESERVED_EVENTS,
+    Data,
+    Target,
+    event_data,
+    join_binary,
+    make_target,
+    rooms_tuple,
+    split_binary,
+)
+from unit.strategies import rooms, stdlib_json, values
+
+
+@given(st.lists(rooms))
+def test_rooms_are_kept_in_order_and_once(names: list[Any]) -> None:
+    result = rooms_tuple(names)
+    assert list(result) == sorted(set(names), key=names.index)
+    assert rooms_tuple(iter(names)) == result
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, ()), ("ab", ("ab",)), (7, (7,)), ([], ())])
+def test_one_room_may_stand_for_itself(given: Any, expected: tuple[Any, ...]) -> None:
+    assert rooms_tuple(given) == expected
+
+
+@pytest.mark.parametrize("room", [1.5, None, b"x", True, ("a",)])
+def test_a_room_is_text_or_a_whole_number(room: Any) -> None:
+    with pytest.raises(TypeError, match="a room's name must be a string or a whole number"):
+        rooms_tuple(["a", room])
+
+
+def test_no_room_means_everyone() -> None:
+    assert make_target(None) is EVERYONE
+    assert Target((), ()) == EVERYONE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target"),
+    [
+        (("r",), Target(("r",))),
+        ((["r", 7, "r"],), Target(("r", 7))),
+        (("r", "s"), Target(("r",), ("s",))),
+        ((None, ["s", None, "t"]), Target((), ("s", "t"))),
+        ((None, None, "x"), Target((), ("x",))),
+        (("r", "s", ["x", 1]), Target(("r",), ("s", "x", 1))),
+        (([],), Target()),
+    ],
+)
+def test_a_target_is_rooms_without_sids_and_rooms(arguments: Any, target: Target) -> None:
+    assert make_target(*arguments) == target
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (None, ["e"]),
+        ((), ["e"]),
+        ((1, 2), ["e", 1, 2]),
+        ([1, 2], ["e", [1, 2]]),
+        ((None,), ["e", None]),
+        (0, ["e", 0]),
+        ("", ["e", ""]),
+    ],
+)
+def test_a_tuple_is_several_arguments_and_none_is_none(data: Any, expected: Any) -> None:
+    assert json.loads(event_data("e", data, json.dumps).json) == expected
+
+
+@pytest.mark.parametrize("event", RESERVED_EVENTS)
+def test_a_reserved_event_is_refused(event: str) -> None:
+    with pytest.raises(ValueError, match=f"the event name '{event}' is reserved"):
+        event_data(event, None, json.dumps)
+
+
+def test_what_json_cannot_hold_raises_the_json_functions_own_error() -> None:
+    with pytest.raises(TypeError, match="Object of type object is not JSON serializable"):
+        event_data("e", object(), json.dumps)
+
+
+@given(values)
+def test_binary_data_is_split_off_and_joined_again(value: Any) -> None:
+    attachments: list[bytes] = []
+    tree = split_binary(value, attachments)
+    stdlib_json(tree)
+    assert join_binary(tree, tuple(attachments)) == value
+
+
+@pytest.mark.parametrize("buffer", [b"ab", bytearray(b"ab"), memoryview(b"ab")])
+def test_every_kind_of_buffer_is_binary_data(buffer: Any) -> None:
+    data = event_data("e", {"k": (buffer,)}, stdlib_json)
+    assert data == Data(b'["e",{"k":[{"_placeholder":true,"num":0}]}]', (b"ab",))
+
+
+def test_attachments_are_numbered_in_the_order_of_the_text() -> None:
+    data = event_data("e", (b"a", [b"b"], {"k": b"c"}), stdlib_json)
+    assert data.attachments == (b"a", b"b", b"c")
+    assert [part[0] for part in data.json.decode().split('"num":')[1:]] == ["0", "1", "2"]
