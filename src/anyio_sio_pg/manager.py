@@ -94,9 +94,10 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         node = Node(self._options, self)
         namespaces = dict.fromkeys(["/", *self.rooms, *(ns for ns, _ in self._event_handlers)])
         try:
+            # other nodes are served as soon as they are heard
+            self._node = node
+            self._uid = node.uid
             async with node.running(namespaces):
-                self._uid = node.uid
-                self._node = node
                 yield self
         finally:
             self._entered = False

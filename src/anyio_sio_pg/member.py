@@ -125,7 +125,7 @@ class ClusterMember(AnyIOManager):
 
     def _on_broadcast(self, message: Broadcast) -> None:
         """Deliver another node's event to this node's clients."""
-        node = self._running()
+        node = self._serving()
         namespace, request_id = message.namespace, message.request_id
         callback: AckCallback | None = None
         if request_id is not None:
@@ -161,7 +161,7 @@ class ClusterMember(AnyIOManager):
 
     def _on_disconnect(self, message: DisconnectSockets) -> None:
         """Disconnect this node's sockets, as another node asks."""
-        node = self._running()
+        node = self._serving()
         for sid in list(self._connected(message.namespace, message.target)):
             key = (message.namespace, sid)
             if key not in self._disconnecting:
@@ -176,7 +176,7 @@ class ClusterMember(AnyIOManager):
 
     def _on_fetch(self, message: FetchSockets) -> None:
         """Answer with this node's sockets."""
-        node = self._running()
+        node = self._serving()
         if message.settle and any(
             (message.namespace, sid) in self._disconnecting for sid in message.target.rooms
         ):
@@ -212,7 +212,7 @@ class ClusterMember(AnyIOManager):
 
     async def _on_server_side(self, message: ServerSideEmit) -> None:
         """Run the handler of a server-side event, and answer."""
-        node = self._running()
+        node = self._serving()
         answer: Any = None
         # the asker gets its answer also when the handler fails; the node reports the error
         data = Data(b"null")
@@ -240,6 +240,11 @@ class ClusterMember(AnyIOManager):
                 )
 
     # Helpers
+
+    def _serving(self) -> Node:
+        """Return the node, whether or not it still (or already) accepts work from here."""
+        assert self._node is not None  # noqa: S101 - a node serves only its own manager
+        return self._node
 
     def _running(self) -> Node:
         node = self._node

@@ -158,7 +158,8 @@ class Node:
         self._garbage_kinds: set[str] = set()
         self._events: deque[ServerSideEmit] = deque()
         self._event_came = anyio.Event()
-        self._closing = True
+        self._started = False
+        self._closing = False
         self.received = 0
         self.delivered = 0
         self.lost = 0
@@ -196,7 +197,7 @@ class Node:
         ):
             try:
                 await self._hear_oneself()
-                self._closing = False
+                self._started = True
                 self.start_soon(self._keep_alive)
                 self.start_soon(self._clean_up)
                 self.start_soon(self._handle_events)
@@ -204,6 +205,8 @@ class Node:
             finally:
                 self._closing = True
                 self.requests.wake_all()
+                # a message after the farewell would make the others think that it is back
+                await self.publisher.drain()
                 for namespace in self._namespaces:
                     self._put(partial(self._goodbye, namespace), namespace)
 
@@ -223,7 +226,7 @@ class Node:
     @property
     def closing(self) -> bool:
         """Whether no new work is accepted."""
-        return self._closing
+        return self._closing or not self._started
 
     @property
     def status(self) -> Status:
@@ -283,8 +286,8 @@ class Node:
             await self.listener.listen(channel)
         finally:
             joined.ready.set()
-        if self.listener.connected:
-            self._announce(joined)
+            if self.listener.connected:
+                self._announce(joined)
 
     async def publish(self, namespace: str, make: Callable[[int], Message]) -> None:
         """Put a message into the outbox; ``make`` gets its number.
@@ -443,7 +446,7 @@ class Node:
         self._send_heartbeat(namespace, initial=True)
 
     def _send_heartbeat(self, namespace: _Namespace, *, initial: bool = False) -> None:
-        if namespace.heartbeat_waits:
+        if namespace.heartbeat_waits or self._closing:
             return
         namespace.heartbeat_waits = True
         number = self._add_probe(namespace.name)
@@ -481,14 +484,18 @@ class Node:
     def _hear_own(self, namespace: str, payload: bytes) -> None:
         if b'"probe":' not in payload[:256]:
             return
-        message = self._wire.decode(namespace, payload)
+        try:
+            message = self._wire.decode(namespace, payload)
+        except ProtocolError as exc:
+            self._note_garbage(exc)
+            return
         if isinstance(message, Heartbeat) and message.probe is not None:
             probe = self._probes.pop(message.probe, None)
             if probe is not None and probe.heard is not None:
                 probe.heard.set()
 
     def _heartbeat(self, message: Heartbeat) -> None:
-        if message.initial:
+        if message.initial and not self._closing:
             self._put(lambda _: self._beat(message.namespace), message.namespace)
 
     def _member_joined(self, namespace: _Namespace, uid: str, numbered: bool) -> None:

@@ -408,3 +408,45 @@ async def test_outside_of_the_block_only_local_work_is_possible(uri: str, prefix
 
 async def _local(manager: PostgresManager) -> list[Any]:
     return await manager.fetch_sockets(local=True)
+
+
+# Beginnings and ends that overlap with others' messages
+
+
+async def test_a_node_that_starts_answers_those_who_ask_meanwhile(uri: str, prefix: str) -> None:
+    errors: list[Exception] = []
+    async with node(uri, prefix, requests_timeout=10) as a:
+        here = await a.client()
+        done = anyio.Event()
+        asked = 0
+
+        async def ask() -> None:
+            nonlocal asked
+            while not done.is_set():
+                assert here.sid in await a.manager.clients()
+                asked += 1
+
+        async with anyio.create_task_group() as tg:
+            for _ in range(5):
+                tg.start_soon(ask)
+            for _ in range(20):
+                async with node(uri, prefix, on_error=errors.append) as b:
+                    await a.manager.emit("event")
+                    await b.client()
+            done.set()
+        assert asked
+        await eventually(lambda: a.manager.stats().nodes == 0)
+    assert errors == []
+
+
+async def test_a_message_in_the_name_of_the_node_itself_is_survived(uri: str, prefix: str) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        there = await b.client()
+        with psycopg.connect(uri, autocommit=True) as connection:
+            for probe in ('"x"', "-1", "[1]", "99999999999999999999"):
+                payload = f'{{"uid":"{b.manager.uid}","type":2,"probe":{probe}}}'
+                connection.execute("SELECT pg_notify(%s, %s)", [f"{prefix}#/", payload])
+        await a.manager.emit("fine")
+        await there.expect(["fine"])
+        assert b.manager.stats().reconnects == 0
+        assert b.manager.stats().garbage == 4

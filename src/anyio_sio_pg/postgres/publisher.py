@@ -108,6 +108,7 @@ class Publisher:
         self._wake: anyio.CancelScope | None = None
         self._stop = anyio.CancelScope()
         self._connection: AnyConnection | None = None
+        self._drain_until: float | None = None
         self._refusal = ""
         self.closed = False
         self.batches = 0
@@ -238,7 +239,7 @@ class Publisher:
             failure = exc
             raise
         finally:
-            undelivered = await self._drain()
+            undelivered = await self.drain()
             self.stop()
             if undelivered:
                 lost = PublishError(
@@ -250,11 +251,15 @@ class Publisher:
                     raise lost
                 failure.add_note(str(lost))
 
-    async def _drain(self) -> int:
-        """Give what is in the outbox its time to go out, whoever cancels; return what is left."""
+    async def drain(self) -> int:
+        """Give what is in the outbox its time to go out, whoever cancels; return what is left.
+
+        All calls together take no longer than ``drain_timeout``.
+        """
+        if self._drain_until is None:
+            self._drain_until = anyio.current_time() + self._drain_timeout
         if self.connected or self.undelivered:
-            deadline = anyio.current_time() + self._drain_timeout
-            with anyio.CancelScope(deadline=deadline, shield=True):
+            with anyio.CancelScope(deadline=self._drain_until, shield=True):
                 await self.flush()
         return self.undelivered
 
@@ -382,6 +387,7 @@ class Publisher:
 
     async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
         query, parameters = statement(batch, self._table)
+        self._drain_until: float | None = None
         self._refusal = ""
         with anyio.move_on_after(self._deadline) as scope:
             try:
