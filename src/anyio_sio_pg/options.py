@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 from urllib.parse import quote
 
 import psycopg
+from psycopg.abc import ConnDict
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 Connect: TypeAlias = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
@@ -184,10 +185,26 @@ def _conninfo(name: str, value: str | None) -> str | None:
             f"{name} is not a connection string that libpq takes: a URL"
             " (postgresql://host/database), 'key=value' pairs, or HOST:PORT"
         ) from None
+    if _looks_cut(value, parsed):
+        # libpq takes it, and its errors would name the host or port that is part of a password
+        raise ValueError(
+            f"{name} has a host, port or database that cannot be right. In a URL, write the"
+            " characters @ / : ? # % of a user name or password percent-encoded (@ is %40)"
+        )
     timeout = parsed.get("connect_timeout")
     if timeout is not None and not re.fullmatch(r"\s*-?\d+\s*", str(timeout)):
         raise ValueError(f"{name}: connect_timeout must be whole seconds, not {timeout!r}")
     return value
+
+
+def _looks_cut(value: str, parsed: ConnDict) -> bool:
+    hosts = str(parsed.get("host") or "").split(",")
+    path = value.partition("://")[2].partition("?")[0].partition("/")[2]
+    return (
+        any("@" in host[1:] and not host.startswith("/") for host in hosts)
+        or re.fullmatch(r"[\d,\s]*", str(parsed.get("port") or "")) is None
+        or (value.startswith(("postgresql://", "postgres://")) and "@" in path)
+    )
 
 
 def with_defaults(conninfo: str | None, **defaults: str | int) -> str:

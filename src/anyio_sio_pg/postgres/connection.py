@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
@@ -28,7 +29,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conni
 from psycopg.rows import tuple_row
 
 from ..errors import AdapterError
-from ..options import Options, with_defaults
+from ..options import Connect, Options, with_defaults
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -252,12 +253,7 @@ async def open_session(options: Options, *, listening: bool) -> AnyConnection:
     role = "listener" if listening else "publisher"
     try:
         if options.connect is not None:
-            connection: AnyConnection = await options.connect()
-            if not isinstance(connection, psycopg.AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise AdapterError(
-                    "connect must return a psycopg.AsyncConnection (on Trio, an AnyIOConnection),"
-                    f" not {type(connection).__name__}"
-                )
+            connection = await _connect_by(options.connect)
         else:
             uri = options.listen_uri if listening and options.listen_uri else options.uri
             connection = await AnyIOConnection.connect(
@@ -268,20 +264,46 @@ async def open_session(options: Options, *, listening: bool) -> AnyConnection:
                     fallback_application_name=f"anyio-sio-pg {role}",
                 )
             )
+        try:
+            # the user's connect may have chosen others
+            connection.row_factory = tuple_row
+            connection.cursor_factory = psycopg.AsyncCursor
+            # a pooler hands statements to sessions that have not prepared them
+            connection.prepare_threshold = None
+            if not connection.autocommit:
+                await connection.set_autocommit(True)
+            if connection.info.encoding != "utf-8":
+                await connection.execute("SET client_encoding TO 'UTF8'")
+        except BaseException:
+            await connection.close()
+            raise
     except (psycopg.Error, OSError) as exc:
         raise AdapterError(
-            f"the {role} cannot connect to PostgreSQL: {options.redact(exc).strip()}"
+            f"the {role} cannot connect to PostgreSQL:"
+            f" {options.redact(exc).strip() or type(exc).__name__}"
         ) from None
+    return connection
+
+
+_sessions: WeakSet[AnyConnection] = WeakSet()
+
+
+async def _connect_by(connect: Connect) -> AnyConnection:
+    """Call the user's ``connect``; whatever it raises, trying again later may help."""
     try:
-        # a pooler hands statements to sessions that have not prepared them
-        connection.prepare_threshold = None
-        if not connection.autocommit:
-            await connection.set_autocommit(True)
-        if connection.info.encoding != "utf-8":
-            await connection.execute("SET client_encoding TO 'UTF8'")
-    except BaseException:
-        await connection.close()
+        connection = await connect()
+    except (psycopg.Error, OSError):
         raise
+    except Exception as exc:
+        raise AdapterError(f"connect failed: {type(exc).__name__}: {exc}") from exc
+    if not isinstance(connection, psycopg.AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AdapterError(
+            "connect must return a psycopg.AsyncConnection (on Trio, an AnyIOConnection),"
+            f" not {type(connection).__name__}"
+        )
+    if connection in _sessions:
+        raise AdapterError("connect must return a new connection each time that it is called")
+    _sessions.add(connection)
     return connection
 
 

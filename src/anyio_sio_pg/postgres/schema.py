@@ -37,35 +37,55 @@ async def ensure_table(connection: AnyConnection, table: str) -> None:
     :raises AdapterError: it is missing and may not be created, or it cannot be used; the text has
         the SQL to run.
     """
+    await _check_writable(connection)
     try:
         if not await _exists(connection, table):
             try:
                 await connection.execute(create_statement(table).encode())
-            except (errors.UniqueViolation, errors.DuplicateTable):
+            except (errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateObject):
                 # another node has created it at the same moment
                 pass
         await _check(connection, table)
     except (
         errors.InsufficientPrivilege,
         errors.InvalidSchemaName,
-        errors.ReadOnlySqlTransaction,
         errors.UndefinedTable,
     ) as exc:
         raise AdapterError(
             f"the attachments table {table!r} is missing and could not be created"
             f" ({str(exc).strip()}). Run this as a role that may:\n\n"
-            f"{create_statement(table)}\n{_grants(table, connection.info.user)}"
+            f"{_create_schema(table)}{create_statement(table)}\n"
+            f"{_grants(table, connection.info.user)}"
         ) from None
+
+
+def _create_schema(table: str) -> str:
+    *schema, _ = table_parts(table)
+    return f"CREATE SCHEMA IF NOT EXISTS {quoted(schema[0])};\n" if schema else ""
 
 
 def _grants(table: str, user: str) -> str:
     role = sql.Identifier(user).as_string(None)
     *schema, name = table_parts(table)
-    sequence = sql.Identifier(*schema, f"{name}_id_seq").as_string(None)
+    # PostgreSQL shortens the table's part of the name
+    start = name.encode()[: 63 - len("_id_seq")].decode(errors="ignore")
+    sequence = sql.Identifier(*schema, f"{start}_id_seq").as_string(None)
+    usage = f"GRANT USAGE ON SCHEMA {quoted(schema[0])} TO {role};\n" if schema else ""
     return (
-        f"GRANT SELECT, INSERT, DELETE ON {quoted(table)} TO {role};\n"
+        f"{usage}GRANT SELECT, INSERT, DELETE ON {quoted(table)} TO {role};\n"
         f"GRANT USAGE ON SEQUENCE {sequence} TO {role};"
     )
+
+
+async def _check_writable(connection: AnyConnection) -> None:
+    cursor = await connection.execute("SELECT current_setting('transaction_read_only')::bool")
+    row = await cursor.fetchone()
+    if row and row[0]:
+        raise AdapterError(
+            "PostgreSQL takes no writes on this connection: the server is a standby, or"
+            " default_transaction_read_only is on. Name a primary"
+            " (target_session_attrs=read-write finds it among several hosts)"
+        )
 
 
 async def _exists(connection: AnyConnection, table: str) -> bool:
