@@ -135,15 +135,19 @@ class PostgresEmitter:
 
     async def flush(self) -> None:
         """Return when all that was accepted before this call is committed (or refused)."""
+        self._check_open()
         await self._publisher.flush()
 
     async def _publish(self, kind: type[Message], namespace: str, **fields: Any) -> None:
-        if self._publisher.closed:
-            raise AdapterClosedError("the emitter is closed")
+        self._check_open()
         self._wire.channel(namespace)
         await self._publisher.offer(
             partial(self._encode, kind, namespace, fields), self._options.publish_timeout
         )
+
+    def _check_open(self) -> None:
+        if self._publisher.closed:
+            raise AdapterClosedError("the emitter is closed")
 
     def _encode(self, kind: type[Message], namespace: str, fields: dict[str, Any]) -> Any:
         number = self._numbers.get(namespace, 0) + 1
