@@ -80,7 +80,7 @@ class AnyIOManager(BaseManager):
         """
         namespace = namespace or "/"
         packet_data = event_data(event, data, self._dumps)
-        target = make_target(to or room, skip_sid, except_rooms)
+        target = make_target(room if to is None else to, skip_sid, except_rooms)
         await self._send_overdue(self._deliver(namespace, target, packet_data, callback)[1])
         await self._checkpoint()
 
@@ -208,10 +208,8 @@ class AnyIOManager(BaseManager):
         return value
 
     async def _checkpoint(self) -> None:
-        """Let other tasks run, when those that emit have not done so for a while."""
+        """Let other tasks run, and cancellation in, when that was not done for a while."""
         now = time.monotonic()
         if now - self._last_yield >= _YIELD_AFTER:
             await anyio.lowlevel.checkpoint()
             self._last_yield = time.monotonic()
-        else:
-            await anyio.lowlevel.checkpoint_if_cancelled()

@@ -236,14 +236,14 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
                 namespace,
                 skip_sid=skip_sid,
                 callback=callback,
-                to=to or room,
+                to=room if to is None else to,
                 except_rooms=except_rooms,
             )
             return
         node = self._running()
         namespace = namespace or "/"
         node.check_namespace(namespace)
-        target = make_target(to or room, skip_sid, except_rooms)
+        target = make_target(room if to is None else to, skip_sid, except_rooms)
         packet_data = event_data(event, data, self._dumps)
         count, overdue = self._deliver(namespace, target, packet_data, callback)
         node.delivered += count

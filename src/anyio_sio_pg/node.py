@@ -302,9 +302,12 @@ class Node:
             await self.join(namespace)
         else:
             known.used = True
-        await self.publisher.offer(
-            partial(self._numbered, namespace, make), self.options.publish_timeout
-        )
+        if self.publisher.has_room:
+            self.publisher.put(self._numbered(namespace, make))
+        else:
+            await self.publisher.offer(
+                partial(self._numbered, namespace, make), self.options.publish_timeout
+            )
 
     def answer(self, namespace: str, make: Callable[[int], Message]) -> None:
         """Put an answer into the outbox, without waiting."""
@@ -586,7 +589,7 @@ class Node:
         if seq is None:
             return True
         key = (message.sender, message.origin, message.namespace)
-        if isinstance(message, Heartbeat | AdapterClose):
+        if isinstance(message, (Heartbeat, AdapterClose)):
             if missing := self._sequence.tail(*key, seq):
                 self._note_lost(message, missing, "they did not come through PostgreSQL")
             return True

@@ -426,12 +426,17 @@ async def test_a_node_that_starts_answers_those_who_ask_meanwhile(uri: str, pref
                 assert here.sid in await a.manager.clients()
                 asked += 1
 
+        async def emit() -> None:
+            while not done.is_set():
+                await a.manager.emit("event", to="elsewhere", callback=print)
+                await anyio.lowlevel.checkpoint()
+
         async with anyio.create_task_group() as tg:
+            tg.start_soon(emit)
             for _ in range(5):
                 tg.start_soon(ask)
             for _ in range(20):
                 async with node(uri, prefix, on_error=errors.append) as b:
-                    await a.manager.emit("event")
                     await b.client()
             done.set()
         assert asked

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from anyio_sio_pg import RequestTimeoutError, UnknownSocketError
 from harness import Client, TestNode, acquainted, eventually, node, two_nodes
 
@@ -65,6 +66,7 @@ async def test_emit_to_rooms_reaches_each_socket_once(uri: str, prefix: str) -> 
         await a.manager.emit("four", skip_sid=[clients["a1"].sid, clients["b1"].sid])
         await a.manager.emit("five", to=clients["b3"].sid)
         await a.manager.emit("six", to=clients["a1"].sid)
+        await a.manager.emit("zero", to=0)
         await a.manager.emit("last")
         expected = {
             "a1": ["one", "two", "three", "six"],
@@ -444,7 +446,7 @@ async def test_a_namespace_is_listened_to_before_its_first_client_knows(
 
 
 async def test_a_block_can_be_entered_again(uri: str, prefix: str) -> None:
-    a = TestNode((await _manager(uri, prefix)))
+    a = TestNode(await _manager(uri, prefix))
     async with node(uri, prefix) as b:
         there = await b.client()
         uids = set()

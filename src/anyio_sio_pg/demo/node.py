@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -79,6 +80,8 @@ async def serve(name: str, uri: str, port: int) -> None:
 
 async def _stop(server: uvicorn.Server, sio: socketio.AsyncServer) -> None:
     """Say goodbye to the clients, then end the server; without that it waits for their requests."""
+    # whoever polls once more is refused, and that is no error
+    logging.getLogger("engineio.server").setLevel(logging.CRITICAL)
     with anyio.move_on_after(_GOODBYE_TIMEOUT):
         async with anyio.create_task_group() as tasks:
             for eio_sid in list(sio.eio.sockets):

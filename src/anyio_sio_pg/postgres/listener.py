@@ -248,9 +248,7 @@ class Listener:
                 raise _LostError("the server ended it")
 
     def _collect(self, connection: AnyConnection) -> None:
-        pgconn = connection.pgconn
-        while (notification := pgconn.notifies()) is not None:
-            self._inbox.append(notification)
+        self._inbox.extend(iter(connection.pgconn.notifies, None))
 
     async def _wait(self, fd: int) -> None:
         with anyio.CancelScope() as scope:

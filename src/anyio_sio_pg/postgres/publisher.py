@@ -126,6 +126,11 @@ class Publisher:
         """Messages in the outbox."""
         return len(self._outbox)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a message need not wait for its turn."""
+        return not (self._waiting or self.closed) and len(self._outbox) < self._limit
+
     def put(self, message: Outgoing, committed: Callable[[], None] | None = None) -> None:
         """Add a message; ``committed`` is called once it has been sent (or refused)."""
         self._outbox.append(message)
@@ -154,7 +159,7 @@ class Publisher:
         """
         if self.closed:
             raise AdapterClosedError("the adapter is closed")
-        if not self._waiting and len(self._outbox) < self._limit:
+        if self.has_room:
             self.put(make())
             return
         entry = _Waiting(make, anyio.Event())
@@ -387,7 +392,6 @@ class Publisher:
 
     async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
         query, parameters = statement(batch, self._table)
-        self._drain_until: float | None = None
         self._refusal = ""
         with anyio.move_on_after(self._deadline) as scope:
             try:

@@ -15,7 +15,7 @@ MAX_BYTES = 1 << 20
 """Bytes in one statement, after which it is closed; a single larger message goes alone."""
 
 _INLINE = """\
-SELECT pg_catalog.pg_notify(m.channel, m.head)
+SELECT pg_catalog.count(pg_catalog.pg_notify(m.channel, m.head))
 FROM unnest(%b::text[], %b::text[]) AS m(channel, head)"""
 
 _ATTACHED = """\

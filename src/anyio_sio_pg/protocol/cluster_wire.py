@@ -54,6 +54,7 @@ _ESCAPE = re.compile(
     rb"|(?P<half>u[dD][89a-fA-F][\da-fA-F]{2})|.)",
     re.DOTALL,
 )
+_MAX_NAMES = 1_024
 _MAX_HEAD_ROOMS = 16
 _MAX_HEAD_ROOMS_BYTES = 1_024
 _MAX_BIGINT = 2**63 - 1
@@ -218,7 +219,7 @@ class ClusterWire:
 
     def __init__(self, prefix: str):
         self._prefix = prefix
-        self._names: dict[str, bytes] = {}
+        self._names: dict[str, tuple[str, bytes]] = {}
 
     def channel(self, namespace: str) -> str:
         """Return ``PREFIX#NAMESPACE``; see :class:`.wire.Wire`."""
@@ -231,11 +232,11 @@ class ClusterWire:
     def encode(self, message: Message, max_inline: int) -> Outgoing:
         """Encode a message; see :class:`.wire.Wire`."""
         kind = type(message)
-        start = self._start(message, _TYPES.get(kind, 2))
-        channel = self.channel(message.namespace)
+        channel, name = self._names.get(message.namespace) or self._name(message.namespace)
+        start = _start(message, _TYPES.get(kind, 2), name)
         if isinstance(message, Heartbeat):
             if message.initial:
-                start = self._start(message, 1)
+                start = _start(message, 1, name)
             if message.probe is not None:
                 start += b',"probe":%d' % message.probe
             return Outgoing(channel, start + b"}", control=True)
@@ -285,18 +286,21 @@ class ClusterWire:
         except _MALFORMED as exc:
             raise ProtocolError(f"not an attachment of the cluster: {exc}") from None
 
-    def _start(self, message: Message, kind: int) -> bytes:
-        name = self._names.get(message.namespace)
-        if name is None:
-            name = _to_json(message.namespace)
-            if len(self._names) < 1_024:
-                self._names[message.namespace] = name
-        start = b'{"uid":"%s","type":%d,"nsp":%s' % (message.sender.encode(), kind, name)
-        if message.seq is not None:
-            start += b',"seq":%d' % message.seq
-        if message.origin is not None:
-            start += b',"origin":"%s"' % message.origin.encode()
-        return start
+    def _name(self, namespace: str) -> tuple[str, bytes]:
+        """Return a namespace's channel and its name as JSON, which are asked for again and again."""
+        found = self.channel(namespace), _to_json(namespace)
+        if len(self._names) < _MAX_NAMES:
+            self._names[namespace] = found
+        return found
+
+
+def _start(message: Message, kind: int, name: bytes) -> bytes:
+    start = b'{"uid":"%s","type":%d,"nsp":%s' % (message.sender.encode(), kind, name)
+    if message.seq is not None:
+        start += b',"seq":%d' % message.seq
+    if message.origin is not None:
+        start += b',"origin":"%s"' % message.origin.encode()
+    return start
 
 
 def _lenient(decoder: msgspec.json.Decoder[Any], text: bytes) -> Any:
