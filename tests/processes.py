@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
 import socketio
 from engineio.payload import Payload
@@ -124,7 +125,9 @@ class RealClient:
     """A Socket.IO client over the network, and all that it has received."""
 
     def __init__(self) -> None:
-        self.client = socketio.AsyncClient(reconnection=False)
+        # of a response that is an error, python-socketio's client would not let go
+        self._http = aiohttp.ClientSession(raise_for_status=True)
+        self.client = socketio.AsyncClient(reconnection=False, http_session=self._http)
         self.client.on("*", self._take, namespace="*")
         self.log: list[tuple[str, list[Any]]] = []
         self.answers: dict[str, Any] = {}
@@ -160,6 +163,7 @@ class RealClient:
             await eio.queue.put(None)
             await eio.wait()
         await self.client.disconnect()
+        await self._http.close()
 
     async def _closed(self) -> bool:
         return not self.connected
@@ -242,14 +246,14 @@ async def _connected(
     url: str, transport: str | None, namespaces: tuple[str, ...], **options: Any
 ) -> AsyncIterator[RealClient]:
     client = RealClient()
-    await client.client.connect(
-        url,
-        transports=None if transport is None else [transport],
-        namespaces=list(namespaces),
-        wait_timeout=20,
-        **options,
-    )
     try:
+        await client.client.connect(
+            url,
+            transports=None if transport is None else [transport],
+            namespaces=list(namespaces),
+            wait_timeout=20,
+            **options,
+        )
         yield client
     finally:
         await client.leave()
