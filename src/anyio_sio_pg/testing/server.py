@@ -86,9 +86,13 @@ class EmbeddedPostgres:
     def pid(self) -> int | None:
         """The postmaster's process id, or None when it does not run."""
         try:
-            return int((self.data / "postmaster.pid").read_text().splitlines()[0])
-        except (FileNotFoundError, IndexError, ValueError):
+            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+            if sys.platform != "win32":
+                # one that was killed leaves its file
+                os.kill(pid, 0)
+        except (FileNotFoundError, IndexError, ValueError, ProcessLookupError):
             return None
+        return pid
 
     def start(self) -> None:
         """Start the server and return when it takes connections."""
@@ -106,7 +110,7 @@ class EmbeddedPostgres:
     def kill(self) -> None:
         """Kill the postmaster, as a crash would."""
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def _make_accessible(self) -> None:
         if self._user is None:
