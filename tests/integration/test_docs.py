@@ -248,6 +248,29 @@ async def test_snippets_that_send(database: EmbeddedPostgres, tmp_path: Path) ->
             assert each.heard == [("progress", percent) for percent in (0, 50, 100)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_block_outside_of_uvicorn_ends_after_a_signal(
+    database: EmbeddedPostgres, tmp_path: Path, number: signal.Signals
+) -> None:
+    code = block(DOCS / "howto/lifespan.rst", "main.py")
+    assert "port=8001" in code
+    (tmp_path / "main.py").write_text(
+        code.replace("port=8001", "port=0").replace(
+            "asyncio.run(main())", "asyncio.run(main())\nprint('the block has ended')"
+        )
+    )
+    async with program(tmp_path, "main.py", uri=database.uri) as main:
+        await main.prints(r".*Uvicorn running on.*")
+        main.process.send_signal(number)
+        await main.prints("the block has ended")
+        await until(lambda: main.process.poll() == 0)
+    with psycopg.connect(database.uri) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'anyio-sio-pg%'"
+        ).fetchone()
+    assert row == (0,)
+
+
 async def test_tutorial(tmp_path: Path) -> None:
     tutorial = DOCS / "tutorial.rst"
     for found in blocks(tutorial):
