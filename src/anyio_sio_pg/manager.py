@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Hook = TypeVar("Hook", bound=Callable[[Any], Any])
+MAX_TIMEOUT: Final = 86_400
+"""Seconds that a request may wait at most."""
+
 Rooms: TypeAlias = Room | Iterable[Room] | None
 
 
@@ -279,14 +282,15 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         """Send an event, cluster-wide, and return one answer for each client reached.
 
         An answer is what the client acknowledged with: None, its one argument, or a tuple of
-        several. ``timeout`` is in seconds; None means ``requests_timeout``.
+        several. ``timeout`` is in seconds, 0 to 86,400; None means ``requests_timeout``.
 
+        :raises ValueError: as :meth:`emit`, or ``timeout`` is out of range.
         :raises RequestTimeoutError: not all clients answered in time; ``partial`` has the answers
             that came.
         """
         node = self._running()
         node.check_namespace(namespace)
-        seconds = self.requests_timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         target = make_target(to, None, except_rooms)
         packet_data = event_data(event, data, self._dumps)
         tracker: Acknowledgements[Any] = Acknowledgements(())
@@ -519,9 +523,10 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
     ) -> list[Any]:
         """Send an event to every other server and return their answers.
 
-        A server without a handler answers None. ``timeout`` is in seconds; None means
+        A server without a handler answers None. ``timeout`` is in seconds, 0 to 86,400; None means
         ``requests_timeout``.
 
+        :raises ValueError: ``timeout`` is out of range.
         :raises RequestTimeoutError: a server did not answer in time (a Node server without a
             handler never does); ``partial`` has the answers that came.
         """
@@ -567,6 +572,13 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         return hook
 
     # Helpers
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self.requests_timeout
+        if not 0 <= timeout <= MAX_TIMEOUT:
+            raise ValueError(f"timeout must be 0 to {MAX_TIMEOUT} seconds, not {timeout!r}")
+        return timeout
 
     # This node's part is looked up when the answers are there: all that was sent before the
     # request has then arrived here, too.
@@ -675,7 +687,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
                 lambda request_id, seq: ServerSideEmit(
                     sender=node.uid, namespace=namespace, seq=seq, data=data, request_id=request_id
                 ),
-                self.requests_timeout if timeout is None else timeout,
+                self._seconds(timeout),
             )
         except RequestTimeoutError as exc:
             exc.partial = [from_data(answer.data, self._loads) for answer in tracker.answers]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -238,7 +239,7 @@ class Node:
         if self.listener.connected and self.publisher.connected:
             return Status.CONNECTED
         down = self._down_since
-        if down is not None and anyio.current_time() - down >= self.options.heartbeat_timeout:
+        if down is not None and time.monotonic() - down >= self.options.heartbeat_timeout:
             return Status.ISOLATED
         return Status.RECONNECTING
 
@@ -451,7 +452,6 @@ class Node:
     def _send_heartbeat(self, namespace: _Namespace, *, initial: bool = False) -> None:
         if namespace.heartbeat_waits or self._closing:
             return
-        namespace.heartbeat_waits = True
         number = self._add_probe(namespace.name)
 
         def committed() -> None:
@@ -459,7 +459,7 @@ class Node:
             if number in self._probes:
                 self._probes[number].committed_at = anyio.current_time()
 
-        self._put(
+        namespace.heartbeat_waits = self._put(
             lambda _: self._beat(namespace.name, probe=number, initial=initial),
             namespace.name,
             committed,
@@ -508,7 +508,6 @@ class Node:
     def _member_closed(self, message: AdapterClose) -> None:
         namespace = self._namespaces.get(message.namespace)
         if namespace is not None and namespace.members.left(message.sender):
-            self._sequence.forget(message.sender, message.origin, message.namespace)
             self._member_gone(namespace, message.sender, "has left")
 
     def _member_gone(self, namespace: _Namespace, uid: str, how: str) -> None:
@@ -575,10 +574,10 @@ class Node:
         make: Callable[[int], Message],
         namespace: str,
         committed: Callable[[], None] | None = None,
-    ) -> None:
-        """Put in a message that has no number of its own."""
+    ) -> bool:
+        """Put in a message that has no number of its own; tell whether there was room."""
         last = self._numbers.get(namespace, 0)
-        self.publisher.put_control(
+        return self.publisher.put_control(
             lambda: self._wire.encode(make(last), self.options.max_inline), committed
         )
 
@@ -624,7 +623,8 @@ class Node:
         if self.listener.connected and self.publisher.connected:
             self._down_since = None
         elif self._down_since is None:
-            self._down_since = anyio.current_time()
+            # the status is also asked for from other threads, which have no loop's clock
+            self._down_since = time.monotonic()
 
     def _queue_event(self, message: ServerSideEmit) -> None:
         self._events.append(message)

@@ -455,3 +455,37 @@ async def test_a_message_in_the_name_of_the_node_itself_is_survived(uri: str, pr
         await there.expect(["fine"])
         assert b.manager.stats().reconnects == 0
         assert b.manager.stats().garbage == 4
+
+
+# Arguments
+
+
+async def test_wrong_arguments_are_named(uri: str, prefix: str) -> None:
+    async with node(uri, prefix) as a:
+        for timeout in (-1, float("nan"), float("inf"), 86_401):
+            for call in (
+                lambda t=timeout: a.manager.emit_with_ack("event", timeout=t),
+                lambda t=timeout: a.manager.server_side_call("event", timeout=t),
+                lambda t=timeout: a.manager.custom_request(timeout=t),
+            ):
+                with pytest.raises(ValueError, match="timeout must be 0 to 86400"):
+                    await call()
+        for event in (None, 1, b"bytes"):
+            with pytest.raises(TypeError, match="event's name must be a string"):
+                await a.manager.emit(event)  # type: ignore[arg-type]
+        assert a.manager.stats().dropped == 0
+
+
+async def test_the_status_can_be_asked_for_from_any_thread(
+    own_postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with node(own_postgres.uri, prefix, **FAST) as a:
+
+        async def shows(status: str) -> None:
+            while await anyio.to_thread.run_sync(lambda: a.manager.status) != status:
+                await anyio.sleep(0.01)
+
+        await shows("connected")
+        await anyio.to_thread.run_sync(own_postgres.stop)
+        with anyio.fail_after(20):
+            await shows("isolated")

@@ -13,7 +13,7 @@ MAX = 4
 
 keys = st.tuples(st.sampled_from("abc"), st.sampled_from([None, "o"]), st.sampled_from(["/", "/n"]))
 steps = st.lists(
-    st.tuples(st.sampled_from(["message", "tail", "forget"]), keys, st.integers(0, 12)),
+    st.tuples(st.sampled_from(["message", "tail"]), keys, st.integers(0, 12)),
     max_size=60,
 )
 
@@ -39,10 +39,6 @@ def test_it_does_what_the_model_does(
 ) -> None:
     sequence, model = Sequence(MAX), Model()
     for kind, key, number in script:
-        if kind == "forget":
-            sequence.forget(*key)
-            model.last.pop(key, None)
-            continue
         ahead = model.hear(key, number)
         if kind == "tail":
             assert sequence.tail(*key, number) == max(0, ahead or 0)

@@ -263,7 +263,7 @@ class Publisher:
         """
         if self._drain_until is None:
             self._drain_until = anyio.current_time() + self._drain_timeout
-        if self.connected or self.undelivered:
+        if not self.closed and (self.connected or self.undelivered):
             with anyio.CancelScope(deadline=self._drain_until, shield=True):
                 await self.flush()
         return self.undelivered

@@ -287,8 +287,11 @@ def event_data(event: str, data: Any, dumps: Callable[[Any], str | bytes]) -> Da
     """Encode an event and its arguments: a tuple is several, None is none.
 
     :raises ValueError: the event's name is reserved, or a number in ``data`` is not finite.
-    :raises TypeError: (or whatever ``dumps`` raises) the data cannot be encoded.
+    :raises TypeError: the name is no string, or the data cannot be encoded (or what ``dumps``
+        raises).
     """
+    if not isinstance(event, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"an event's name must be a string, not {event!r}")
     if event in RESERVED_EVENTS:
         raise ValueError(
             f"the event name {event!r} is reserved: clients do not accept"

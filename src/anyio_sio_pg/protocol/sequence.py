@@ -68,10 +68,6 @@ class Sequence:
         self._last[key] = last_used
         return last_used - last
 
-    def forget(self, sender: str, origin: str | None, namespace: str) -> None:
-        """Forget a sender that has left."""
-        self._last.pop((sender, origin, namespace), None)
-
     def _remember(self, key: _Key, seq: int) -> None:
         self._last[key] = seq
         if len(self._last) > self._max:
