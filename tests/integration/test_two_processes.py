@@ -349,9 +349,15 @@ async def test_what_a_manager_tells_of_itself(pair: Pair) -> None:
         after = await a.manager("stats")
         assert after["sent"] - before["sent"] >= 10
         assert after["batches"] > before["batches"]
-        assert after["queue_depth"] == 0
         assert after["nodes"] == 1
+        # a heartbeat may be on its way at any moment
+        await until(lambda: _is_idle(a))
         await until(lambda: _count(there, 10))
+
+
+async def _is_idle(node: RemoteNode) -> bool:
+    stats = await node.manager("stats")
+    return bool(stats["queue_depth"] == 0)
 
 
 async def _count(client: RealClient, count: int) -> bool:
@@ -445,9 +451,8 @@ async def test_a_request_to_a_killed_node_ends_at_its_timeout(own_pair: Pair, ki
         assert results["server_side_call"][1] == []
         assert results["clients"][1] == [here.sid]
         assert [s["id"] for s in results["fetch_sockets"][1]] == [here.sid]
-        assert 0.9 < results["fetch_sockets"][0] < 1.9
-        assert 0.9 < results["clients"][0] < 1.9
-        assert 1.9 < results["server_side_call"][0] < 3
+        for name, timeout in (("fetch_sockets", 1), ("clients", 1), ("server_side_call", 2)):
+            assert timeout - 0.1 < results[name][0] < timeout + 2
 
 
 async def _sent(node: RemoteNode, count: int) -> bool:
