@@ -155,6 +155,15 @@ def test_an_attachments_head_names_its_rooms_when_they_are_few(
     assert attached.rooms == (message.target.rooms if named else None)
 
 
+@pytest.mark.parametrize(("count", "named"), [(0, False), (1, True), (16, True), (17, False)])
+def test_a_head_names_sixteen_rooms_at_most(count: int, named: bool) -> None:
+    target = Target(tuple(range(count)))
+    message = Broadcast(sender="a", namespace="/", data=Data(b'["e"]'), target=target)
+    attached = WIRE.decode("/", WIRE.encode(message, 1).head + b'1"}')
+    assert isinstance(attached, Attached)
+    assert attached.rooms == (target.rooms if named else None)
+
+
 def test_a_heads_rooms_are_left_out_when_they_are_long() -> None:
     message = Broadcast(
         sender="a", namespace="/", data=Data(b'["e"]'), target=Target(("r" * 2_000,))
