@@ -55,7 +55,7 @@ def soak(session: nox.Session) -> None:
     """The property tests, for longer."""
     session.install("-e", ".[trio,demo]", *group("test"))
     session.run(
-        "pytest", "tests/unit", "tests/stateful", *session.posargs,
+        "pytest", "tests/unit", *session.posargs,
         env={"HYPOTHESIS_PROFILE": "soak"},
     )  # fmt: skip
 
