@@ -472,3 +472,15 @@ async def test_clients_that_were_there_before_the_block_are_served(uri: str, pre
     async with a.manager, node(uri, prefix) as b:
         await b.manager.emit("event", 1, namespace="/early")
         await early.expect(["local"], ["event", 1], namespace="/early")
+
+
+@pytest.mark.parametrize(
+    "odd", ['"', "'; DROP TABLE x; --", "%s {0} $1", "\u00e4\U0001f600 \\", "#/"]
+)
+async def test_a_prefix_of_any_characters(uri: str, prefix: str, odd: str) -> None:
+    async with two_nodes(uri, f"{prefix}{odd}") as (a, b):
+        there = await b.client("/chat")
+        await a.manager.emit("small", 1, namespace="/chat")
+        await a.manager.emit("large", "x" * 9_000, namespace="/chat")
+        await there.expect(["small", 1], ["large", "x" * 9_000], namespace="/chat")
+        assert await a.manager.clients(namespace="/chat") == {there.sids["/chat"]}
