@@ -6,6 +6,7 @@ import datetime
 import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -17,6 +18,7 @@ import msgspec
 from .errors import AdapterClosedError
 from .local_manager import AckCallback, AnyIOManager
 from .node import Node
+from .open_requests import ACK_LIFETIME
 from .protocol.messages import (
     Attached,
     Broadcast,
@@ -42,6 +44,11 @@ from .protocol.messages import (
 CUSTOM_REQUEST = "anyio_sio_pg:custom_request"
 """The server-side event that carries custom requests."""
 
+_LONGEST_TIMEOUT = 86_400.0
+
+_auth_sent: ContextVar[Any] = ContextVar("auth_sent", default=None)
+"""The auth of the client that is connecting in this task."""
+
 
 class ClusterMember(AnyIOManager):
     """A manager whose clients and handlers serve a :class:`.node.Node` while one runs."""
@@ -54,6 +61,7 @@ class ClusterMember(AnyIOManager):
         self._auth: dict[tuple[str, str], Any] = {}
         self._connected_at: dict[tuple[str, str], float] = {}
         self._disconnecting: dict[tuple[str, str], anyio.Event] = {}
+        self._awaited: list[tuple[float, AckCallback, list[str]]] = []
 
     def set_server(self, server: Any) -> None:
         """Attach the manager to its server."""
@@ -64,13 +72,11 @@ class ClusterMember(AnyIOManager):
 
         async def remember_auth(eio_sid: str, namespace: str | None, data: Any) -> None:
             # only the connect handler is given the client's auth, and handshakes show it
-            key = (eio_sid, namespace or "/")
-            self._auth[key] = data
+            token = _auth_sent.set(data)
             try:
                 await handle_connect(eio_sid, namespace, data)
             finally:
-                if self.sid_from_eio_sid(*key) is None:
-                    self._auth.pop(key, None)
+                _auth_sent.reset(token)
 
         server._handle_connect = remember_auth
 
@@ -78,17 +84,20 @@ class ClusterMember(AnyIOManager):
         """Register a client that is connecting, once its namespace is listened to.
 
         Returns None, which refuses the client, where PostgreSQL can have no channel for the
-        namespace (over 63 bytes with the prefix).
+        namespace (over 63 bytes with the prefix), and where the client has gone meanwhile.
         """
-        if self._node is not None and not self._node.closing:
+        if self._node is not None and not self._node.ending:
             try:
                 await self._node.join(namespace)
             except ValueError as exc:
                 self._get_logger().error("a client was refused: %s", exc)
                 return None
+            if self.server is not None and eio_sid not in self.server.environ:
+                return None
         sid: str | None = await super().pre_connect(eio_sid, namespace)
         if sid is not None:
             self._connected_at[namespace, sid] = time.time()
+            self._auth[eio_sid, namespace] = _auth_sent.get()
         return sid
 
     def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
@@ -130,6 +139,12 @@ class ClusterMember(AnyIOManager):
         callback: AckCallback | None = None
         if request_id is not None:
             callback = partial(self._acknowledge, node, namespace, request_id)
+            sids = list(self._recipients(namespace, message.target))
+            lifetime = ACK_LIFETIME
+            if (timeout := message.target.timeout_ms) is not None and timeout >= 0:
+                lifetime = min(timeout / 1_000, _LONGEST_TIMEOUT)
+            if sids:
+                self._awaited.append((anyio.current_time() + lifetime, callback, sids))
         count, overdue = self._deliver(namespace, message.target, message.data, callback)
         node.delivered += count
         if overdue:
@@ -145,6 +160,22 @@ class ClusterMember(AnyIOManager):
                     count=count,
                 ),
             )
+
+    def _forget_overdue(self, now: float) -> None:
+        """Forget the callbacks for acknowledgements that nobody would read any more."""
+        kept: list[tuple[float, AckCallback, list[str]]] = []
+        for awaited in self._awaited:
+            if awaited[0] > now:
+                kept.append(awaited)
+            else:
+                self._forget_callback(awaited[1], awaited[2])
+        self._awaited = kept
+
+    def _forget_callback(self, callback: AckCallback, sids: Iterable[str]) -> None:
+        for sid in sids:
+            callbacks = self.callbacks.get(sid, {})
+            for number in [n for n, known in callbacks.items() if known is callback]:
+                del callbacks[number]
 
     def _acknowledge(self, node: Node, namespace: str, request_id: str, *args: Any) -> None:
         data = to_data(list(args), self._dumps)
@@ -305,7 +336,8 @@ class ClusterMember(AnyIOManager):
     def _handshake(self, namespace: str, sid: str, eio_sid: str | None) -> dict[str, Any]:
         environ: dict[str, Any] = self.server.environ.get(eio_sid or "", {}) if self.server else {}
         issued = self._connected_at.get((namespace, sid), 0.0)
-        return handshake(environ, issued, self._auth.get((eio_sid or "", namespace)))
+        auth = _encodable(self._auth.get((eio_sid or "", namespace)))
+        return handshake(environ, issued, auth)
 
     def _apply_rooms(
         self,
@@ -364,21 +396,24 @@ def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, An
         "secure": scheme in ("https", "wss") or environ.get("wsgi.url_scheme") == "https",
         "issued": round(issued * 1_000),
         "url": environ.get("RAW_URI") or environ.get("PATH_INFO", ""),
-        "query": {key: values[0] if len(values) == 1 else values for key, values in query.items()},
+        "query": {key: values[-1] for key, values in query.items()},
         "auth": {} if auth is None else auth,
     }
 
 
 def _encodable(session: Tree) -> Any:
-    """Return a session without the values that cannot be sent."""
+    """Return a session, or a client's auth, without the values that cannot be sent."""
     try:
+        msgspec.json.encode(session)
         msgspec.msgpack.encode(session)
     except (TypeError, ValueError, OverflowError, RecursionError):
         if not isinstance(session, dict):
             return None
         return {
-            key: value
+            key: kept
             for key, value in session.items()
-            if isinstance(key, str) and (value is None or _encodable(value) is not None)
+            if isinstance(key, str)
+            and ((kept := _encodable(value)) is not None or value is None)
+            and _encodable(key) is not None
         }
     return session
