@@ -41,10 +41,14 @@ numbers = (
 scalars = st.none() | st.booleans() | numbers | texts
 
 
+# beside binary data this key is refused: see test_round_trip.py
+keys = texts.filter(lambda key: key != "_placeholder")
+
+
 def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.recursive(
         leaves,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
         max_leaves=12,
     )
 
