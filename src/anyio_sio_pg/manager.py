@@ -101,6 +101,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             self._node = node
             self._uid = node.uid
             async with node.running(namespaces):
+                # clients and handlers may have come while it was starting
+                for namespace in [*self.rooms, *(ns for ns, _ in self._event_handlers)]:
+                    try:
+                        await node.join(namespace)
+                    except ValueError as exc:
+                        node.report(exc)
                 yield self
         finally:
             self._entered = False
@@ -251,7 +257,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         count, overdue = self._deliver(namespace, target, packet_data, callback)
         node.delivered += count
         if overdue:
-            await self._send_overdue(overdue)
+            # their disconnect handlers must not hold up what goes to the cluster
+            node.start_soon(self._send_overdue, overdue)
         if not self._only_here(namespace, target):
             request_id = None
             if callback is not None:
@@ -300,10 +307,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             tracker.acknowledged(node.uid, args)
             pending.changed.set()
 
+        sids = list(self._recipients(namespace, target))
         count, overdue = self._deliver(namespace, target, packet_data, acknowledged)
         tracker.counted(node.uid, count)
         node.delivered += count
-        await self._send_overdue(overdue)
+        if overdue:
+            node.start_soon(self._send_overdue, overdue)
         make: Callable[[str, int], Broadcast] | None = None
         if not self._only_here(namespace, target):
             asked = Target(target.rooms, target.excluded, timeout_ms=round(seconds * 1_000))
@@ -323,6 +332,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         except RequestTimeoutError as exc:
             exc.partial = [self._answer_value(answer) for answer in tracker.answers]
             raise
+        finally:
+            self._forget_callback(acknowledged, sids)
         return [self._answer_value(answer) for answer in tracker.answers]
 
     def _answer_value(self, answer: Any) -> Any:
@@ -452,8 +463,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         target = make_target(to, None, except_rooms)
         sids = list(self._connected(namespace, target))
         only_here = self._only_here(namespace, target)
+        failures: list[Exception] = []
         for sid in sids:
-            await self._disconnect_local(sid, namespace, close)
+            try:
+                await self._disconnect_local(sid, namespace, close)
+            except Exception as exc:  # noqa: BLE001 - of a handler; raised when all are disconnected
+                failures.append(exc)
         if not only_here:
             await node.publish(
                 namespace,
@@ -461,6 +476,10 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
                     sender=node.uid, namespace=namespace, seq=seq, target=target, close=close
                 ),
             )
+        for failure in failures[1:]:
+            node.report(failure)
+        if failures:
+            raise failures[0]
 
     async def remote_join(self, sid: str, room: Room, *, namespace: str = "/") -> None:
         """Let a socket enter a room; return once it has, wherever it is.
@@ -551,20 +570,13 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
     async def custom_request(self, data: Any = None, *, timeout: float | None = None) -> list[Any]:
         """Ask every node's :meth:`custom_hook`, this one's included; return their answers.
 
-        A node without a hook answers None. Only nodes of this package are asked.
+        A node without a hook, or whose hook fails, answers None. Only nodes of this package are asked.
 
         :raises RequestTimeoutError: a node did not answer within ``timeout`` (None:
             ``requests_timeout``) seconds; ``partial`` has the answers that came.
         """
         packed = to_data([CUSTOM_REQUEST, data], self._dumps)
-        self._running()
-        own = await self._run_hook(from_data(packed, self._loads)[1])
-        try:
-            others = await self._call_servers("/", packed, timeout, numbered_only=True)
-        except RequestTimeoutError as exc:
-            exc.partial = [own, *exc.partial]
-            raise
-        return [own, *others]
+        return await self._call_servers("/", packed, timeout, numbered_only=True, own=True)
 
     def custom_hook(self, hook: Hook) -> Hook:
         """Register what answers :meth:`custom_request`, sync or async, as a decorator."""
@@ -674,25 +686,58 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         return tracker.answers
 
     async def _call_servers(
-        self, namespace: str, data: Data, timeout: float | None, *, numbered_only: bool = False
+        self,
+        namespace: str,
+        data: Data,
+        timeout: float | None,
+        *,
+        numbered_only: bool = False,
+        own: bool = False,
     ) -> list[Any]:
         node = self._running()
+        seconds = self._seconds(timeout)
         await node.join(namespace)
         tracker: Answers[ServerSideEmitResponse] = Answers(
             node.members(namespace, numbered_only=numbered_only)
         )
+        pending = Pending(namespace, tracker, numbered_only=numbered_only)
+        if own:
+            tracker.joined(node.uid)
+            node.start_soon(self._answer_self, node, pending, tracker, data)
         try:
             await node.ask(
-                Pending(namespace, tracker, numbered_only=numbered_only),
+                pending,
                 lambda request_id, seq: ServerSideEmit(
                     sender=node.uid, namespace=namespace, seq=seq, data=data, request_id=request_id
                 ),
-                self._seconds(timeout),
+                seconds,
             )
         except RequestTimeoutError as exc:
-            exc.partial = [from_data(answer.data, self._loads) for answer in tracker.answers]
+            exc.partial = self._server_answers(node, tracker)
             raise
-        return [from_data(answer.data, self._loads) for answer in tracker.answers]
+        return self._server_answers(node, tracker)
+
+    async def _answer_self(
+        self,
+        node: Node,
+        pending: Pending,
+        tracker: Answers[ServerSideEmitResponse],
+        request: Data,
+    ) -> None:
+        data = Data(b"null")
+        try:
+            answer = await self._run_hook(from_data(request, self._loads)[1])
+            data = to_data(answer, self._dumps)
+        finally:
+            own = ServerSideEmitResponse(
+                sender=node.uid, namespace=pending.namespace, request_id="", data=data
+            )
+            tracker.answered(node.uid, own)
+            pending.changed.set()
+
+    def _server_answers(self, node: Node, tracker: Answers[ServerSideEmitResponse]) -> list[Any]:
+        own_first = sorted(tracker.answers, key=lambda answer: answer.sender != node.uid)
+        return [from_data(answer.data, self._loads) for answer in own_first]
 
 
 def open_postgres_adapter(

@@ -81,6 +81,9 @@ class LocalSide(Protocol):
         """Tell whether a namespace is in use here."""
         ...
 
+    def _forget_overdue(self, now: float) -> None:
+        """Wait no longer for acknowledgements that nobody would read any more."""
+
     def _on_broadcast(self, message: Broadcast) -> None:
         """Deliver an event to this node's clients."""
 
@@ -228,6 +231,11 @@ class Node:
     def closing(self) -> bool:
         """Whether no new work is accepted."""
         return self._closing or not self._started
+
+    @property
+    def ending(self) -> bool:
+        """Whether the block is at its end."""
+        return self._closing
 
     @property
     def status(self) -> Status:
@@ -405,17 +413,19 @@ class Node:
         if sender != EMITTER and not isinstance(message, AdapterClose):
             numbered = message.seq is not None
             if namespace.members.seen(sender, anyio.current_time(), numbered=numbered):
-                self._member_joined(namespace, sender, numbered)
+                starting = isinstance(message, Heartbeat) and message.initial
+                self._member_joined(namespace, sender, numbered=numbered, starting=starting)
         return message if self._in_sequence(message) else None
 
     def wants(self, message: Attached) -> bool:
         """Tell whether an attachment concerns anybody here."""
+        # also what nobody here reads has to be deleted
+        self._cleanups_due = 2
         return message.rooms is None or self._local._wants(message.namespace, message)
 
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Act on a message."""
         if isinstance(message, Attached):
-            self._cleanups_due = 2
             try:
                 message = self._wire.decode_body(message, body or b"")
             except ProtocolError as exc:
@@ -464,6 +474,8 @@ class Node:
             namespace.name,
             committed,
         )
+        if not namespace.heartbeat_waits:
+            del self._probes[number]
 
     def _beat(
         self, namespace: str, *, probe: int | None = None, initial: bool = False
@@ -485,7 +497,8 @@ class Node:
         return self._next_probe
 
     def _hear_own(self, namespace: str, payload: bytes) -> None:
-        if b'"probe":' not in payload[:256]:
+        # only these have a probe, and what they say is short
+        if not payload.startswith((b'"type":1,', b'"type":2,'), len(self._own[0])):
             return
         try:
             message = self._wire.decode(namespace, payload)
@@ -501,9 +514,20 @@ class Node:
         if message.initial and not self._closing:
             self._put(lambda _: self._beat(message.namespace), message.namespace)
 
-    def _member_joined(self, namespace: _Namespace, uid: str, numbered: bool) -> None:
+    def _member_joined(
+        self, namespace: _Namespace, uid: str, *, numbered: bool, starting: bool
+    ) -> None:
         logger.info("node %s is in namespace %s", uid, namespace.name)
-        self.requests.joined(namespace.name, uid, numbered=numbered)
+        asked = self.requests.joined(namespace.name, uid, numbered=numbered)
+        if starting and asked:
+            # it may have begun to listen before the requests were sent, or after
+            self.start_soon(self._excuse, asked, uid)
+
+    async def _excuse(self, asked: list[Pending], uid: str) -> None:
+        await anyio.sleep(min(SETTLE, self.options.requests_timeout / 2))
+        for pending in asked:
+            pending.tracker.excuse(uid)
+            pending.changed.set()
 
     def _member_closed(self, message: AdapterClose) -> None:
         namespace = self._namespaces.get(message.namespace)
@@ -517,10 +541,16 @@ class Node:
     async def _keep_alive(self) -> None:
         interval = self.options.heartbeat_interval
         while True:
+            due = anyio.current_time() + interval
             await anyio.sleep(interval)
             now = anyio.current_time()
             self._note_connection()
-            self._listen_for_silence(now)
+            if now - due >= interval:
+                # this process stood still, and has not read yet what came meanwhile
+                for namespace in self._namespaces.values():
+                    namespace.members.refresh(now)
+            else:
+                self._listen_for_silence(now)
             for namespace in list(self._namespaces.values()):
                 if self.listener.connected:
                     for uid in namespace.members.expired(now):
@@ -531,6 +561,7 @@ class Node:
                     self._send_heartbeat(namespace)
             # one more interval for nodes that were not heard of yet
             self.requests.purge(now, interval)
+            self._local._forget_overdue(now)
 
     def _listen_for_silence(self, now: float) -> None:
         """Reconnect the listener when it does not hear what this node has sent."""
@@ -547,7 +578,11 @@ class Node:
                 return
 
     def _idle(self, namespace: _Namespace, now: float) -> bool:
-        if namespace.used or self._local._keeps(namespace.name):
+        if (
+            namespace.used
+            or self._local._keeps(namespace.name)
+            or self.requests.wait_in(namespace.name)
+        ):
             namespace.used = False
             namespace.last_used = now
         return now - namespace.last_used >= NAMESPACE_IDLE
@@ -556,6 +591,9 @@ class Node:
         channel = self._wire.channel(namespace.name)
         del self._namespaces[namespace.name]
         del self._by_channel[channel.encode()]
+        self._sequence.forget_namespace(namespace.name)
+        for number in [n for n, p in self._probes.items() if p.namespace == namespace.name]:
+            del self._probes[number]
         self._put(partial(self._goodbye, namespace.name), namespace.name)
         await self.listener.unlisten(channel)
 

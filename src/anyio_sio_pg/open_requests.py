@@ -68,11 +68,20 @@ class OpenRequests:
         for pending in self._by_id.values():
             pending.changed.set()
 
-    def joined(self, namespace: str, uid: str, *, numbered: bool) -> None:
-        """Take note that a node has turned up."""
-        for pending in self._by_id.values():
-            if pending.namespace == namespace and (numbered or not pending.numbered_only):
-                pending.tracker.joined(uid)
+    def joined(self, namespace: str, uid: str, *, numbered: bool) -> list[Pending]:
+        """Take note that a node has turned up; return the requests that wait for it now."""
+        asked = [
+            pending
+            for pending in self._by_id.values()
+            if pending.namespace == namespace and (numbered or not pending.numbered_only)
+        ]
+        for pending in asked:
+            pending.tracker.joined(uid)
+        return asked
+
+    def wait_in(self, namespace: str) -> bool:
+        """Tell whether an answer is still waited for in a namespace."""
+        return any(pending.namespace == namespace for pending in self._by_id.values())
 
     def left(self, namespace: str, uid: str) -> None:
         """Take note that a node has left."""

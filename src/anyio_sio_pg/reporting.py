@@ -85,4 +85,8 @@ class Reporter:
 
 
 async def _await(awaitable: Awaitable[Any]) -> None:
-    await awaitable
+    try:
+        await awaitable
+    except Exception:
+        # reported, it would come here again
+        logger.exception("on_error raised")

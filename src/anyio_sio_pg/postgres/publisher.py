@@ -110,6 +110,7 @@ class Publisher:
         self._connection: AnyConnection | None = None
         self._drain_until: float | None = None
         self._refusal = ""
+        self._attempt = 0
         self.closed = False
         self.batches = 0
         self.sent = 0
@@ -193,8 +194,10 @@ class Publisher:
     async def flush(self) -> None:
         """Return when all that was put in before has been committed or refused.
 
-        :raises AdapterClosedError: the publisher was closed meanwhile.
+        :raises AdapterClosedError: the publisher is closed, or was meanwhile.
         """
+        if self.closed:
+            raise AdapterClosedError("the adapter is closed")
         if self._settled >= self._accepted:
             await anyio.lowlevel.checkpoint()
             return
@@ -265,7 +268,10 @@ class Publisher:
             self._drain_until = anyio.current_time() + self._drain_timeout
         if not self.closed and (self.connected or self.undelivered):
             with anyio.CancelScope(deadline=self._drain_until, shield=True):
-                await self.flush()
+                waiting = True
+                while waiting and not self.closed:
+                    waiting = bool(self._waiting)
+                    await self.flush()
         return self.undelivered
 
     async def _run(
@@ -314,15 +320,16 @@ class Publisher:
         self._stop.cancel()
 
     async def _reconnect(self) -> AnyConnection:
-        attempt = 0
+        reported = False
         while True:
-            await anyio.sleep(backoff(attempt))
+            await anyio.sleep(backoff(self._attempt))
+            self._attempt += 1
             try:
                 connection = await self._open()
             except (AdapterError, psycopg.Error) as exc:
-                if attempt == 0:
+                if not reported:
                     self._report(ConnectionLostError(str(exc)))
-                attempt += 1
+                    reported = True
             else:
                 self.reconnects += 1
                 logger.info("the publisher is connected again")
@@ -362,8 +369,10 @@ class Publisher:
             if connection.closed:
                 raise _LostError("the server ended it")
 
-    async def _send(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
-        started = anyio.current_time()
+    async def _send(
+        self, connection: AnyConnection, batch: list[Outgoing], since: float | None = None
+    ) -> None:
+        started = anyio.current_time() if since is None else since
         attempt = 0
         mended = False
         while True:
@@ -388,7 +397,7 @@ class Publisher:
             else:
                 self._sent(len(batch))
                 return
-        await self._send_apart(connection, batch)
+        await self._send_apart(connection, batch, started)
 
     async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
         query, parameters = statement(batch, self._table)
@@ -423,7 +432,9 @@ class Publisher:
             return False
         return True
 
-    async def _send_apart(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
+    async def _send_apart(
+        self, connection: AnyConnection, batch: list[Outgoing], since: float
+    ) -> None:
         """Send a refused batch in halves, until the message that is to blame stands alone."""
         if len(batch) == 1:
             self.dropped += 1
@@ -434,15 +445,10 @@ class Publisher:
             return
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]):
-            try:
-                await self._execute(connection, part)
-            except psycopg.Error as exc:
-                _raise_if_lost(connection, exc)
-                await self._send_apart(connection, part)
-            else:
-                self._sent(len(part))
+            await self._send(connection, part, since)
 
     def _sent(self, count: int) -> None:
+        self._attempt = 0
         self.batches += 1
         self.sent += count
         self._settle(count)

@@ -33,6 +33,10 @@ class Answers(Generic[T]):
         """Wait no longer for a node that has left."""
         self._missing.discard(uid)
 
+    def excuse(self, uid: str) -> None:
+        """Wait no longer for a node that seems not to have been asked."""
+        self._missing.discard(uid)
+
     @property
     def missing(self) -> frozenset[str]:
         """The uids of the nodes that still owe an answer."""
@@ -69,6 +73,11 @@ class Acknowledgements(Generic[T]):
     def left(self, uid: str) -> None:
         """Wait no longer for a node that has left, nor for its clients."""
         self._counts[uid] = self._received.get(uid, 0)
+
+    def excuse(self, uid: str) -> None:
+        """Wait no longer for the count of a node that seems not to have been asked."""
+        if uid in self._counts and self._counts[uid] is None:
+            del self._counts[uid]
 
     @property
     def missing(self) -> frozenset[str]:

@@ -68,6 +68,11 @@ class Sequence:
         self._last[key] = last_used
         return last_used - last
 
+    def forget_namespace(self, namespace: str) -> None:
+        """Forget the senders of a namespace that is no longer listened to."""
+        for key in [key for key in self._last if key[2] == namespace]:
+            del self._last[key]
+
     def _remember(self, key: _Key, seq: int) -> None:
         self._last[key] = seq
         if len(self._last) > self._max:

@@ -1,0 +1,456 @@
+"""Regressions: each test is named after what once went wrong."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+
+from anyio_sio_pg import (
+    AdapterClosedError,
+    PostgresManager,
+    PublishError,
+    RequestTimeoutError,
+    open_postgres_emitter,
+)
+from anyio_sio_pg import node as node_module
+from anyio_sio_pg.testing import EmbeddedPostgres
+from harness import FAST, Client, TestNode, acquainted, eventually, node, two_nodes
+from proxy import proxy
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("auth", [{"x": "\ud800"}, {"x": 10**30, "y": "\ud800"}])
+async def test_what_a_client_authenticates_with_cannot_silence_its_node(
+    uri: str, prefix: str, auth: Any
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        there = await b.client(auth=auth)
+        (socket,) = await a.manager.fetch_sockets()
+        assert socket.id == there.sid
+
+
+@pytest.mark.parametrize("key", [None, (1, 2), True])
+async def test_a_session_with_keys_that_json_lacks_does_not_silence_its_node(
+    uri: str, prefix: str, key: Any
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        there = await b.client()
+        b.server.eio.sockets[there.eio_sid].session["/"] = {key: 1, "b": {key: 1}, "ok": 1}
+        (socket,) = await a.manager.fetch_sockets()
+        assert socket.data == {"b": {}, "ok": 1}
+
+
+async def test_a_refused_second_connection_does_not_change_the_clients_auth(
+    uri: str, prefix: str
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        there = await b.client(auth={"user": "me"})
+        await b.server._handle_connect(there.eio_sid, "/", {"user": "admin"})
+        (socket,) = await a.manager.fetch_sockets()
+        assert socket.handshake["auth"] == {"user": "me"}
+
+
+async def test_a_node_that_starts_while_a_request_is_open_is_not_waited_for(
+    uri: str, prefix: str
+) -> None:
+    answering = anyio.Event()
+    go_on = anyio.Event()
+    async with two_nodes(uri, prefix) as (a, b):
+
+        @b.manager.on_server_side("slow")
+        async def slow() -> str:
+            answering.set()
+            await go_on.wait()
+            return "done"
+
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            answers.extend(await a.manager.server_side_call("slow", timeout=60))
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ask)
+            await answering.wait()
+            async with node(uri, prefix):
+                await eventually(lambda: a.manager.stats().nodes == 2)
+                go_on.set()
+                await eventually(lambda: answers, timeout=5)
+        assert answers == ["done"]
+
+
+async def test_a_node_that_starts_while_clients_acknowledge_is_not_waited_for(
+    uri: str, prefix: str
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        there = await b.client()
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            answers.extend(await a.manager.emit_with_ack("question", timeout=60))
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ask)
+            await eventually(there.events)
+            async with node(uri, prefix):
+                await eventually(lambda: a.manager.stats().nodes == 2)
+                await there.answer("yes")
+                await eventually(lambda: answers, timeout=5)
+        assert answers == ["yes"]
+
+
+async def test_heartbeats_go_on_after_one_found_the_outbox_full(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with (
+        proxy(postgres.port) as gate,
+        node(
+            gate.uri,
+            prefix,
+            listen_uri=postgres.uri,
+            outbox_limit=1,
+            heartbeat_interval=0.1,
+            heartbeat_timeout=20,
+        ) as a,
+        node(postgres.uri, prefix) as b,
+    ):
+        await acquainted(a, b)
+        gate.refusing = True
+        await gate.cut()
+        await eventually(lambda: a.manager.status == "reconnecting")
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tg:
+
+                async def ask() -> None:
+                    with pytest.raises(RequestTimeoutError):
+                        await b.manager.clients()
+
+                for _ in range(200):
+                    tg.start_soon(ask)
+                await eventually(lambda: a.manager.stats().queue_depth >= 102)
+                await anyio.sleep(0.5)
+                scope.cancel()
+        gate.refusing = False
+        await eventually(lambda: a.manager.stats().queue_depth == 0)
+        sent = a.manager.stats().sent
+        await eventually(lambda: a.manager.stats().sent > sent + 5, timeout=5)
+
+
+async def test_a_namespace_with_a_long_spelling_in_json_is_not_taken_for_deafness(
+    uri: str, prefix: str
+) -> None:
+    errors: list[Exception] = []
+    async with node(uri, prefix, on_error=errors.append, **FAST) as a:
+        namespace = "/" + "\x01" * 50
+        await a.manager.emit("e", namespace=namespace)
+        await anyio.sleep(3)
+        assert errors == []
+
+
+async def test_an_error_handler_that_always_fails_is_called_once_for_each_error(
+    uri: str, prefix: str
+) -> None:
+    calls = 0
+
+    async def on_error(error: Exception) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 50:
+            raise RuntimeError
+
+    async with node(uri, prefix, on_error=on_error):
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("SELECT pg_notify(%s, 'garbage')", [f"{prefix}#/"])
+        await eventually(lambda: calls)
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+        assert calls == 1
+
+
+async def test_messages_that_wait_for_room_at_the_end_go_out(uri: str, prefix: str) -> None:
+    async with node(uri, prefix) as b:
+        there = await b.client()
+        refused: list[Exception] = []
+        async with anyio.create_task_group() as tg:  # noqa: SIM117
+            async with open_postgres_emitter(uri, prefix=prefix, outbox_limit=1) as emitter:
+
+                async def emit(number: int) -> None:
+                    try:
+                        await emitter.emit("n", number)
+                    except AdapterClosedError as exc:
+                        refused.append(exc)
+
+                for number in range(20):
+                    tg.start_soon(emit, number)
+                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
+        await eventually(lambda: len(there.events()) + len(refused) == 20)
+        assert not refused
+
+
+async def test_an_emitter_whose_block_has_ended_does_not_hang(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with proxy(postgres.port) as gate:
+        with pytest.raises(PublishError):
+            async with open_postgres_emitter(
+                gate.uri, prefix=prefix, shutdown_timeout=0.1
+            ) as emitter:
+                gate.refusing = True
+                await gate.cut()
+                await emitter.emit("n")
+        with anyio.fail_after(5), pytest.raises(AdapterClosedError):
+            await emitter.flush()
+
+
+async def test_the_end_takes_shutdown_timeout_once(postgres: EmbeddedPostgres, prefix: str) -> None:
+    started = 0.0
+    async with proxy(postgres.port) as gate, anyio.create_task_group() as tg:
+
+        async def let_one_through() -> None:
+            await anyio.sleep(1)
+            gate.release()
+            await anyio.sleep(0.002)
+            gate.hold("answers")
+
+        with pytest.raises(PublishError):
+            async with node(gate.uri, prefix, shutdown_timeout=2) as a:
+                # the first of many batches is answered when the end has begun, no other one is
+                gate.hold("questions")
+                await a.manager.emit("first")
+                await anyio.sleep(0.2)
+                for number in range(3):
+                    await a.manager.emit("big", [number, "x" * 1_500_000])
+                tg.start_soon(let_one_through)
+                started = anyio.current_time()
+        assert anyio.current_time() - started < 3.5
+
+
+async def test_a_disconnect_handler_that_fails_does_not_spare_the_others(
+    uri: str, prefix: str
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        first, second, there = await a.client(), await a.client(), await b.client()
+
+        @a.server.event
+        async def disconnect(sid: str, reason: str) -> None:
+            if sid == first.sid:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await a.manager.disconnect_sockets()
+        for client in (second, there):
+            await eventually(lambda c=client: (c.read(), c.disconnected)[1])  # type: ignore[misc]
+
+
+async def test_a_client_that_goes_while_its_namespace_is_joined_leaves_nothing(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with proxy(postgres.port) as gate, node(gate.uri, prefix) as a:
+        client = Client(a.server)
+        async with anyio.create_task_group() as tg:
+            gate.hold("answers")
+            tg.start_soon(a.server._handle_connect, client.eio_sid, "/new", None)
+            await eventually(lambda: "/new" in a.manager._node._namespaces)  # type: ignore[union-attr]
+            await a.server._handle_eio_disconnect(client.eio_sid, "transport close")
+            del a.server.eio.sockets[client.eio_sid]
+            gate.release()
+        assert await a.manager.fetch_sockets(namespace="/new") == []
+        assert "/new" not in a.manager.rooms
+
+
+async def test_a_namespace_that_is_used_during_the_start_is_listened_to(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with proxy(postgres.port) as gate, node(postgres.uri, prefix) as b:
+        a = TestNode(PostgresManager(gate.uri, prefix=prefix))
+        gate.hold("answers")
+        running, end = anyio.Event(), anyio.Event()
+
+        async def run() -> None:
+            async with a.manager:
+                running.set()
+                await end.wait()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(run)
+            await eventually(lambda: gate.connections)
+            here = await a.client("/custom")
+            gate.release()
+            await running.wait()
+            await b.manager.emit("hello", namespace="/custom")
+            await here.expect(["hello"], namespace="/custom")
+            end.set()
+
+
+async def test_what_came_while_a_namespace_was_not_listened_to_is_not_lost(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "NAMESPACE_IDLE", 0.3)
+    async with node(uri, prefix, **FAST) as a, node(uri, prefix) as b:
+        await b.client("/x")
+        await b.manager.emit("one", namespace="/x")
+        await a.manager.emit("hello", namespace="/x")
+        await acquainted(a, b, namespace="/x")
+        await b.manager.emit("two", namespace="/x")
+        await b.manager.flush()
+        await a.manager.ping()
+        await eventually(lambda: "/x" not in a.manager._node._namespaces)  # type: ignore[union-attr]
+        for _ in range(5):
+            await b.manager.emit("not for a", namespace="/x")
+        await a.manager.emit("again", namespace="/x")
+        await acquainted(a, b, namespace="/x")
+        await b.manager.emit("three", namespace="/x")
+        await b.manager.flush()
+        await a.manager.ping()
+        assert a.manager.stats().lost == 0
+
+
+async def test_a_callback_keeps_its_namespace_listened_to(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "NAMESPACE_IDLE", 0.3)
+    answers: list[Any] = []
+    async with two_nodes(uri, prefix, **FAST) as (a, b):
+        there = await b.client("/x")
+        await a.manager.emit("q", namespace="/x", to=there.sids["/x"], callback=answers.append)
+        await eventually(lambda: there.events("/x"))
+        await anyio.sleep(1.5)
+        await there.answer("late", namespace="/x")
+        await eventually(lambda: answers, timeout=3)
+
+
+async def test_large_events_for_rooms_that_are_empty_do_not_stay_in_the_table(
+    uri: str, prefix: str
+) -> None:
+    table = f"t_{prefix}"
+    async with (
+        node(uri, prefix, table=table, cleanup_interval=1),
+        open_postgres_emitter(uri, prefix=prefix, table=table) as emitter,
+    ):
+        await emitter.emit("big", "x" * 10_000, to="nobody")
+        await emitter.flush()
+        with psycopg.connect(uri, autocommit=True) as connection:
+
+            def rows() -> int:
+                return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # type: ignore[index]
+
+            assert rows() == 1
+            await eventually(lambda: rows() == 0, timeout=6)
+
+
+async def test_a_server_that_takes_no_writes_is_not_asked_again_at_once(
+    own_postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    errors: list[Exception] = []
+    uri = own_postgres.uri
+    async with node(uri, prefix, on_error=errors.append, shutdown_timeout=1) as a:
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            connection.execute("SELECT pg_reload_conf()")
+        await anyio.sleep(0.2)
+        await a.manager.emit("big", "x" * 10_000)
+        await anyio.sleep(3)
+        reconnects = a.manager.stats().reconnects
+        with psycopg.connect(
+            uri, autocommit=True, options="-c default_transaction_read_only=off"
+        ) as connection:
+            connection.execute("ALTER SYSTEM SET default_transaction_read_only = off")
+            connection.execute("SELECT pg_reload_conf()")
+        assert reconnects < 10
+        await eventually(lambda: a.manager.stats().queue_depth == 0)
+
+
+async def test_a_hook_of_ones_own_that_hangs_or_fails_is_as_any_nodes(
+    uri: str, prefix: str
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        b.manager.custom_hook(lambda data: data)
+
+        @a.manager.custom_hook
+        async def hang(data: Any) -> None:
+            await anyio.sleep(30)
+
+        with anyio.fail_after(5), pytest.raises(RequestTimeoutError) as caught:
+            await a.manager.custom_request("x", timeout=0.3)
+        assert caught.value.partial == ["x"]
+        assert caught.value.missing == {a.manager.uid}
+
+        @a.manager.custom_hook
+        def fail(data: Any) -> None:
+            raise ZeroDivisionError
+
+        assert await a.manager.custom_request("x") == [None, "x"]
+
+
+async def test_a_message_is_not_dropped_for_an_error_that_passes(uri: str, prefix: str) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        there = await b.client()
+        publisher = a.manager._node.publisher  # type: ignore[union-attr]
+        execute = publisher._execute
+        failures = 3
+
+        async def flaky(connection: Any, batch: Any) -> None:
+            nonlocal failures
+            if any(b"bad" in message.head for message in batch):
+                raise psycopg.errors.InvalidParameterValue
+            if len(batch) < 4 and failures:
+                failures -= 1
+                raise psycopg.errors.SerializationFailure
+            await execute(connection, batch)
+
+        publisher._execute = flaky
+        for number in range(8):
+            await a.manager.emit("bad" if number == 3 else "n", number)
+        await a.manager.flush()
+        await there.expect(*(["n", number] for number in range(8) if number != 3))
+
+
+async def test_emit_does_not_wait_for_a_local_client_that_is_closed(uri: str, prefix: str) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        here, there = await a.client(), await b.client()
+        go_on = anyio.Event()
+
+        async def close(*args: Any) -> None:
+            await go_on.wait()
+
+        a.server._send_eio_packet = close
+        here.socket.last_ping = 1
+        with anyio.move_on_after(1):
+            await a.manager.emit("first")
+        await there.expect(["first"])
+        go_on.set()
+
+
+async def test_a_stall_of_the_event_loop_does_not_make_others_seem_dead(
+    uri: str, prefix: str
+) -> None:
+    async with (
+        node(uri, prefix, **FAST) as a,
+        node(uri, prefix, heartbeat_interval=0.1, heartbeat_timeout=10) as b,
+    ):
+        await acquainted(a, b)
+        gone: list[Any] = []
+        left = a.manager._node.requests.left  # type: ignore[union-attr]
+        a.manager._node.requests.left = lambda *args: (gone.append(args), left(*args))  # type: ignore[union-attr,assignment,func-returns-value]
+        time.sleep(1.5)  # noqa: ASYNC251
+        await anyio.sleep(0.5)
+        assert gone == []
+
+
+async def test_callbacks_of_clients_that_never_answer_are_forgotten(uri: str, prefix: str) -> None:
+    async with node(uri, prefix, **FAST) as a, node(uri, prefix, **FAST) as b:
+        await acquainted(a, b)
+        here, there = await a.client(), await b.client()
+        for _ in range(3):
+            with pytest.raises(RequestTimeoutError):
+                await a.manager.emit_with_ack("e", timeout=0.05)
+        await eventually(lambda: len(here.events()) + len(there.events()) == 6)
+        for n, client in ((a, here), (b, there)):
+            await eventually(
+                lambda n=n, c=client: len(n.manager.callbacks.get(c.sid, {0: 0})) == 1, timeout=3
+            )
