@@ -39,7 +39,6 @@ class SharedPacket(eio_packet.Packet):
         if self.binary and not b64:
             return self.data
         if self._text is None:
-            self.encode_cache = None
             self._text = super().encode(b64=b64)
         return self._text
 

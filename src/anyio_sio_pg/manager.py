@@ -95,14 +95,13 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             raise AdapterError("this manager's block is running already")
         self._entered = True
         node = Node(self._options, self)
-        namespaces = dict.fromkeys(["/", *self.rooms, *(ns for ns, _ in self._event_handlers)])
         try:
             # other nodes are served as soon as they are heard
             self._node = node
             self._uid = node.uid
-            async with node.running(namespaces):
-                # clients and handlers may have come while it was starting
-                for namespace in [*self.rooms, *(ns for ns, _ in self._event_handlers)]:
+            async with node.running():
+                # clients and handlers that were there before
+                for namespace in {*self.rooms, *(ns for ns, _ in self._event_handlers)}:
                     try:
                         await node.join(namespace)
                     except ValueError as exc:

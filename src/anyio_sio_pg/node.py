@@ -10,7 +10,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -108,7 +108,11 @@ class _Namespace:
     used: bool = False
     joined_at: float = math.inf
     heartbeat_waits: bool = False
+    answer_waits: bool = False
     ready: anyio.Event = field(default_factory=anyio.Event)
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+    open: bool = False
+    """Whether messages need not wait for their turn."""
 
 
 @dataclass(eq=False)
@@ -185,15 +189,14 @@ class Node:
         }
 
     @asynccontextmanager
-    async def running(self, namespaces: Iterable[str]) -> AsyncGenerator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Connect, run the node for the block, then take leave, flush and disconnect.
 
         :raises AdapterError: PostgreSQL cannot be reached, refuses, or does not let notifications
             through.
         :raises PublishError: at the end of the block, messages could not be sent in time.
         """
-        for namespace in namespaces:
-            await self.join(namespace)
+        await self.join("/")
         async with (
             self._reporter.task_group() as task_group,
             self.publisher.running(task_group),
@@ -282,21 +285,31 @@ class Node:
         :raises ValueError: its channel's name would be longer than PostgreSQL allows.
         """
         known = self._namespaces.get(namespace)
-        if known is not None:
-            known.used = True
-            await known.ready.wait()
-            return
+        if known is None:
+            known = self._enter(namespace)
+            if self._reporter.running:
+                # not in the caller's task: when that is cancelled, others still wait for this
+                self.start_soon(self._listen_to, known)
+            else:
+                await self._listen_to(known)
+        known.used = True
+        await known.ready.wait()
+
+    def _enter(self, namespace: str) -> _Namespace:
         channel = self._wire.channel(namespace)
         members = Membership(self.options.heartbeat_timeout)
-        joined = _Namespace(namespace, members, anyio.current_time())
-        self._namespaces[namespace] = joined
-        self._by_channel[channel.encode()] = joined
+        entered = _Namespace(namespace, members, anyio.current_time())
+        self._namespaces[namespace] = entered
+        self._by_channel[channel.encode()] = entered
+        return entered
+
+    async def _listen_to(self, namespace: _Namespace) -> None:
         try:
-            await self.listener.listen(channel)
+            await self.listener.listen(self._wire.channel(namespace.name))
         finally:
-            joined.ready.set()
+            namespace.ready.set()
             if self.listener.connected:
-                self._announce(joined)
+                self._announce(namespace)
 
     async def publish(self, namespace: str, make: Callable[[int], Message]) -> None:
         """Put a message into the outbox; ``make`` gets its number.
@@ -307,10 +320,20 @@ class Node:
         if self.closing:
             raise AdapterClosedError("the adapter is closed")
         known = self._namespaces.get(namespace)
-        if known is None or not known.ready.is_set():
-            await self.join(namespace)
-        else:
+        if known is not None and known.open:
             known.used = True
+            await self._offer(namespace, make)
+            return
+        if known is None:
+            known = self._enter(namespace)
+            self.start_soon(self._listen_to, known)
+        # Trio wakes those who wait for an event in any order, but those who wait for a lock in theirs
+        async with known.turn:
+            await known.ready.wait()
+            await self._offer(namespace, make)
+        known.open = not known.turn.locked()
+
+    async def _offer(self, namespace: str, make: Callable[[int], Message]) -> None:
         if self.publisher.has_room:
             self.publisher.put(self._numbered(namespace, make))
         else:
@@ -511,8 +534,17 @@ class Node:
                 probe.heard.set()
 
     def _heartbeat(self, message: Heartbeat) -> None:
-        if message.initial and not self._closing:
-            self._put(lambda _: self._beat(message.namespace), message.namespace)
+        namespace = self._namespaces.get(message.namespace)
+        if namespace is None or not message.initial or self._closing or namespace.answer_waits:
+            # one answer, once it is committed, is for all who have asked before
+            return
+
+        def committed() -> None:
+            namespace.answer_waits = False
+
+        namespace.answer_waits = self._put(
+            lambda _: self._beat(namespace.name), namespace.name, committed
+        )
 
     def _member_joined(
         self, namespace: _Namespace, uid: str, *, numbered: bool, starting: bool

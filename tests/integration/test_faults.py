@@ -109,6 +109,30 @@ async def test_a_namespace_without_a_channel_is_refused(uri: str, prefix: str) -
         assert there.refused == ["Unable to connect"]
 
 
+async def test_a_client_of_a_namespace_without_a_channel_does_not_stop_the_start(
+    uri: str, prefix: str
+) -> None:
+    errors: list[Exception] = []
+    made = TestNode(PostgresManager(uri, prefix=prefix, on_error=errors.append))
+    early = await made.client("/" + "n" * 63)
+    async with made.manager:
+        await made.manager.emit("here", namespace="/" + "n" * 63, local=True)
+    await early.expect(["here"], namespace="/" + "n" * 63)
+    assert [type(error) for error in errors] == [ValueError]
+
+
+async def test_many_who_start_at_once_get_one_answer(uri: str, prefix: str) -> None:
+    async with node(uri, prefix) as a:
+        sent = a.manager.stats().sent
+        with psycopg.connect(uri) as connection:
+            for number in range(50):
+                payload = f'{{"uid":"peer{number}","type":1,"nsp":"/"}}'
+                connection.execute("SELECT pg_notify(%s, %s)", [f"{prefix}#/", payload])
+        await eventually(lambda: a.manager.stats().nodes == 50)
+        await a.manager.flush()
+        assert sent < a.manager.stats().sent <= sent + 5
+
+
 async def test_namespaces_that_nobody_uses_are_left(
     uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,25 @@ async def test_2_tasks_that_wait_for_room_are_served_in_their_order(uri: str, pr
         assert there.events() == here.events()
 
 
+async def test_2_the_order_holds_in_a_namespace_that_is_new_to_the_node(
+    uri: str, prefix: str
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        for number in range(10):
+            namespace = f"/new{number}"
+            there = await b.client(namespace)
+            calls: list[list[Any]] = []
+
+            async def emit(value: int, name: str = namespace, made: list[Any] = calls) -> None:
+                made.append(["n", value])
+                await a.manager.emit("n", value, namespace=name)
+
+            async with anyio.create_task_group() as tg:
+                for value in range(20):
+                    tg.start_soon(emit, value)
+            await there.expect(*calls, namespace=namespace)
+
+
 # 3. Never twice, never merged
 
 
