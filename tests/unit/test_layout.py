@@ -24,6 +24,7 @@ ORDER = [
     "protocol.sequence",
     "protocol.membership",
     "protocol.requests",
+    "protocol.cluster_schema",
     "protocol.cluster_wire",
     "postgres",
     "postgres.connection",

@@ -12,13 +12,40 @@ import datetime
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from .. import options
 from ..errors import ProtocolError
+from .cluster_schema import (
+    MAX_BIGINT,
+    AdapterCloseEnvelope,
+    AnswerBody,
+    AnyEnvelope,
+    BroadcastAckEnvelope,
+    BroadcastBody,
+    BroadcastClientCountEnvelope,
+    BroadcastEnvelope,
+    CountBody,
+    DisconnectBody,
+    DisconnectSocketsEnvelope,
+    Envelope,
+    FetchBody,
+    FetchResponseBody,
+    FetchSocketsEnvelope,
+    FetchSocketsResponseEnvelope,
+    HeartbeatEnvelope,
+    InitialHeartbeatEnvelope,
+    Opts,
+    RoomsBody,
+    ServerSideBody,
+    ServerSideEmitEnvelope,
+    ServerSideEmitResponseEnvelope,
+    SocketsJoinEnvelope,
+    SocketsLeaveEnvelope,
+)
 from .messages import (
     EVERYONE,
     RESERVED_EVENTS,
@@ -33,7 +60,6 @@ from .messages import (
     FetchSocketsResponse,
     Heartbeat,
     Message,
-    Room,
     ServerSideEmit,
     ServerSideEmitResponse,
     SocketInfo,
@@ -41,7 +67,6 @@ from .messages import (
     SocketsLeave,
     Target,
     Tree,
-    Want,
     find_binary,
     join_binary,
 )
@@ -57,155 +82,14 @@ _ESCAPE = re.compile(
 _MAX_NAMES = 1_024
 _MAX_HEAD_ROOMS = 16
 _MAX_HEAD_ROOMS_BYTES = 1_024
-_MAX_BIGINT = 2**63 - 1
-
-_Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
-_Number: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_BIGINT)]
-
-
-class _Flags(Struct):
-    timeout: float | None = None
-
-
-class _Opts(Struct):
-    rooms: tuple[Room, ...] = ()
-    except_: tuple[Room, ...] = msgspec.field(default=(), name="except")
-    flags: _Flags | None = None
-
-
-class _Packet(Struct):
-    data: Raw
-    type: int = 2
-
-
-class _BroadcastBody(Struct):
-    packet: _Packet
-    opts: _Opts
-    requestId: _Id | None = None
-
-
-class _RoomsBody(Struct):
-    opts: _Opts
-    rooms: tuple[Room, ...]
-
-
-class _DisconnectBody(Struct):
-    opts: _Opts
-    close: bool = False
-
-
-class _FetchBody(Struct):
-    opts: _Opts
-    requestId: _Id
-    want: Want = "sockets"
-    settle: bool = False
-
-
-class _FetchResponseBody(Struct):
-    requestId: _Id
-    sockets: tuple[SocketInfo, ...] = ()
-    rooms: tuple[Room, ...] | None = None
-
-
-class _ServerSideBody(Struct):
-    packet: Raw
-    requestId: _Id | None = None
-
-
-class _AnswerBody(Struct):
-    requestId: _Id
-    packet: Raw = Raw()
-    args: Raw = Raw()
-
-
-class _CountBody(Struct):
-    requestId: _Id
-    clientCount: _Number
-
-
-class _Envelope(Struct, kw_only=True, tag_field="type"):
-    uid: _Id
-    seq: _Number | None = None
-    origin: _Id | None = None
-    attachmentId: str | int | None = None
-    rooms: tuple[Room, ...] | None = None
-
-
-class _InitialHeartbeat(_Envelope, kw_only=True, tag=1):
-    probe: _Number | None = None
-
-
-class _Heartbeat(_Envelope, kw_only=True, tag=2):
-    probe: _Number | None = None
-
-
-class _Broadcast(_Envelope, kw_only=True, tag=3):
-    data: _BroadcastBody | None = None
-
-
-class _SocketsJoin(_Envelope, kw_only=True, tag=4):
-    data: _RoomsBody | None = None
-
-
-class _SocketsLeave(_Envelope, kw_only=True, tag=5):
-    data: _RoomsBody | None = None
-
-
-class _DisconnectSockets(_Envelope, kw_only=True, tag=6):
-    data: _DisconnectBody | None = None
-
-
-class _FetchSockets(_Envelope, kw_only=True, tag=7):
-    data: _FetchBody | None = None
-
-
-class _FetchSocketsResponse(_Envelope, kw_only=True, tag=8):
-    data: _FetchResponseBody | None = None
-
-
-class _ServerSideEmit(_Envelope, kw_only=True, tag=9):
-    data: _ServerSideBody | None = None
-
-
-class _ServerSideEmitResponse(_Envelope, kw_only=True, tag=10):
-    data: _AnswerBody | None = None
-
-
-class _BroadcastClientCount(_Envelope, kw_only=True, tag=11):
-    data: _CountBody | None = None
-
-
-class _BroadcastAck(_Envelope, kw_only=True, tag=12):
-    data: _AnswerBody | None = None
-
-
-class _AdapterClose(_Envelope, kw_only=True, tag=13):
-    pass
-
-
-_AnyEnvelope: TypeAlias = (
-    _InitialHeartbeat
-    | _Heartbeat
-    | _Broadcast
-    | _SocketsJoin
-    | _SocketsLeave
-    | _DisconnectSockets
-    | _FetchSockets
-    | _FetchSocketsResponse
-    | _ServerSideEmit
-    | _ServerSideEmitResponse
-    | _BroadcastClientCount
-    | _BroadcastAck
-    | _AdapterClose
-)
 
 
 def _extension(_code: int, _data: memoryview) -> None:
     """Read extension types of MessagePack, which JSON does not have, as null."""
 
 
-_from_json = msgspec.json.Decoder[Any](_AnyEnvelope)
-_from_msgpack = msgspec.msgpack.Decoder[Any](_AnyEnvelope, ext_hook=_extension)
+_from_json = msgspec.json.Decoder[Any](AnyEnvelope)
+_from_msgpack = msgspec.msgpack.Decoder[Any](AnyEnvelope, ext_hook=_extension)
 _tree_from_msgpack = msgspec.msgpack.Decoder[Any](ext_hook=_extension)
 _tree_from_json = msgspec.json.Decoder[Any]()
 _event_from_json = msgspec.json.Decoder[Any](list[Raw])
@@ -260,7 +144,7 @@ class ClusterWire:
     def decode(self, namespace: str, payload: bytes) -> Message:
         """Decode a notification; see :class:`.wire.Wire`."""
         try:
-            envelope: _AnyEnvelope = _lenient(_from_json, payload)
+            envelope: AnyEnvelope = _lenient(_from_json, payload)
             if envelope.attachmentId is not None:
                 return Attached(
                     sender=envelope.uid,
@@ -277,7 +161,7 @@ class ClusterWire:
     def decode_body(self, attached: Attached, body: bytes) -> Message:
         """Decode an attachment; see :class:`.wire.Wire`."""
         try:
-            envelope: _AnyEnvelope = _from_msgpack.decode(body)
+            envelope: AnyEnvelope = _from_msgpack.decode(body)
             if envelope.uid != attached.sender:
                 raise ValueError("the attachment is another sender's")
             envelope.seq = attached.seq
@@ -321,8 +205,8 @@ def _attachment_id(value: str | int) -> int:
     if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 19):
         raise ValueError(f"attachmentId must be a decimal number, not {value[:32]!r}")
     number = int(value)
-    if not 0 < number <= _MAX_BIGINT:
-        raise ValueError(f"attachmentId must be 1 to {_MAX_BIGINT}, not {number}")
+    if not 0 < number <= MAX_BIGINT:
+        raise ValueError(f"attachmentId must be 1 to {MAX_BIGINT}, not {number}")
     return number
 
 
@@ -411,7 +295,7 @@ def _event(data: Data, *, reserved: bool) -> Data:
     return data
 
 
-def _target(opts: _Opts) -> Target:
+def _target(opts: Opts) -> Target:
     timeout = opts.flags.timeout if opts.flags is not None else None
     if not opts.rooms and not opts.except_ and timeout is None:
         return EVERYONE
@@ -427,7 +311,7 @@ def _body(envelope: Any) -> Any:
 _Decode: TypeAlias = Callable[[str, Any, _ToData], Message]
 
 
-def _head(namespace: str, envelope: _Envelope) -> dict[str, Any]:
+def _head(namespace: str, envelope: Envelope) -> dict[str, Any]:
     return {
         "sender": envelope.uid,
         "namespace": namespace,
@@ -439,13 +323,13 @@ def _head(namespace: str, envelope: _Envelope) -> dict[str, Any]:
 def _decode_heartbeat(namespace: str, envelope: Any, _: _ToData) -> Message:
     return Heartbeat(
         **_head(namespace, envelope),
-        initial=isinstance(envelope, _InitialHeartbeat),
+        initial=isinstance(envelope, InitialHeartbeatEnvelope),
         probe=envelope.probe,
     )
 
 
-def _decode_broadcast(namespace: str, envelope: _Broadcast, to_data: _ToData) -> Message:
-    body: _BroadcastBody = _body(envelope)
+def _decode_broadcast(namespace: str, envelope: BroadcastEnvelope, to_data: _ToData) -> Message:
+    body: BroadcastBody = _body(envelope)
     if body.packet.type not in (2, 5):
         raise ValueError(f"a broadcast's packet must be of type 2 or 5, not {body.packet.type}")
     return Broadcast(
@@ -460,20 +344,20 @@ def _decode_broadcast(namespace: str, envelope: _Broadcast, to_data: _ToData) ->
 
 
 def _decode_rooms(namespace: str, envelope: Any, _: _ToData) -> Message:
-    body: _RoomsBody = _body(envelope)
-    kind = SocketsJoin if isinstance(envelope, _SocketsJoin) else SocketsLeave
+    body: RoomsBody = _body(envelope)
+    kind = SocketsJoin if isinstance(envelope, SocketsJoinEnvelope) else SocketsLeave
     return kind(**_head(namespace, envelope), target=_target(body.opts), rooms=body.rooms)
 
 
 def _decode_disconnect(namespace: str, envelope: Any, _: _ToData) -> Message:
-    body: _DisconnectBody = _body(envelope)
+    body: DisconnectBody = _body(envelope)
     return DisconnectSockets(
         **_head(namespace, envelope), target=_target(body.opts), close=body.close
     )
 
 
 def _decode_fetch(namespace: str, envelope: Any, _: _ToData) -> Message:
-    body: _FetchBody = _body(envelope)
+    body: FetchBody = _body(envelope)
     return FetchSockets(
         **_head(namespace, envelope),
         target=_target(body.opts),
@@ -484,7 +368,7 @@ def _decode_fetch(namespace: str, envelope: Any, _: _ToData) -> Message:
 
 
 def _decode_fetch_response(namespace: str, envelope: Any, to_data: _ToData) -> Message:
-    body: _FetchResponseBody = _body(envelope)
+    body: FetchResponseBody = _body(envelope)
     sockets = body.sockets
     if to_data is _data_from_msgpack:
         sockets = tuple(
@@ -500,7 +384,7 @@ def _decode_fetch_response(namespace: str, envelope: Any, to_data: _ToData) -> M
 
 
 def _decode_server_side(namespace: str, envelope: Any, to_data: _ToData) -> Message:
-    body: _ServerSideBody = _body(envelope)
+    body: ServerSideBody = _body(envelope)
     return ServerSideEmit(
         **_head(namespace, envelope),
         data=_event(to_data(body.packet), reserved=False),
@@ -509,7 +393,7 @@ def _decode_server_side(namespace: str, envelope: Any, to_data: _ToData) -> Mess
 
 
 def _decode_answer(namespace: str, envelope: Any, to_data: _ToData) -> Message:
-    body: _AnswerBody = _body(envelope)
+    body: AnswerBody = _body(envelope)
     return ServerSideEmitResponse(
         **_head(namespace, envelope),
         request_id=body.requestId,
@@ -518,14 +402,14 @@ def _decode_answer(namespace: str, envelope: Any, to_data: _ToData) -> Message:
 
 
 def _decode_count(namespace: str, envelope: Any, _: _ToData) -> Message:
-    body: _CountBody = _body(envelope)
+    body: CountBody = _body(envelope)
     return BroadcastClientCount(
         **_head(namespace, envelope), request_id=body.requestId, count=body.clientCount
     )
 
 
 def _decode_ack(namespace: str, envelope: Any, to_data: _ToData) -> Message:
-    body: _AnswerBody = _body(envelope)
+    body: AnswerBody = _body(envelope)
     if bytes(body.args):
         data = to_data(body.args)
         if not data.json.startswith(b"["):
@@ -542,22 +426,22 @@ def _decode_close(namespace: str, envelope: Any, _: _ToData) -> Message:
     return AdapterClose(**_head(namespace, envelope))
 
 
-_DECODERS: Mapping[type[_Envelope], _Decode] = cast(
-    "Mapping[type[_Envelope], _Decode]",
+_DECODERS: Mapping[type[Envelope], _Decode] = cast(
+    "Mapping[type[Envelope], _Decode]",
     {
-        _InitialHeartbeat: _decode_heartbeat,
-        _Heartbeat: _decode_heartbeat,
-        _Broadcast: _decode_broadcast,
-        _SocketsJoin: _decode_rooms,
-        _SocketsLeave: _decode_rooms,
-        _DisconnectSockets: _decode_disconnect,
-        _FetchSockets: _decode_fetch,
-        _FetchSocketsResponse: _decode_fetch_response,
-        _ServerSideEmit: _decode_server_side,
-        _ServerSideEmitResponse: _decode_answer,
-        _BroadcastClientCount: _decode_count,
-        _BroadcastAck: _decode_ack,
-        _AdapterClose: _decode_close,
+        InitialHeartbeatEnvelope: _decode_heartbeat,
+        HeartbeatEnvelope: _decode_heartbeat,
+        BroadcastEnvelope: _decode_broadcast,
+        SocketsJoinEnvelope: _decode_rooms,
+        SocketsLeaveEnvelope: _decode_rooms,
+        DisconnectSocketsEnvelope: _decode_disconnect,
+        FetchSocketsEnvelope: _decode_fetch,
+        FetchSocketsResponseEnvelope: _decode_fetch_response,
+        ServerSideEmitEnvelope: _decode_server_side,
+        ServerSideEmitResponseEnvelope: _decode_answer,
+        BroadcastClientCountEnvelope: _decode_count,
+        BroadcastAckEnvelope: _decode_ack,
+        AdapterCloseEnvelope: _decode_close,
     },
 )
 
