@@ -182,10 +182,17 @@ async def test_terminated_sessions_while_ten_thousand_events_flow(
             for number in range(total):
                 await a.manager.emit("n", number)
 
+        names = {"publisher": [sender], "listener": [receiver], "both": [sender, receiver]}[victims]
+        killed: set[int] = set()
+
         def kill() -> None:
-            names = {"publisher": [sender], "listener": [receiver]}
-            for name in names.get(victims, [sender, receiver]):
-                terminate(uri, *pids(uri, name))
+            for name in names:
+                found = pids(uri, name)
+                killed.update(found)
+                terminate(uri, *found)
+
+        def replaced() -> bool:
+            return all((now := set(pids(uri, name))) and not now & killed for name in names)
 
         async with anyio.create_task_group() as tg:
             tg.start_soon(emit)
@@ -195,6 +202,7 @@ async def test_terminated_sessions_while_ten_thousand_events_flow(
                 )
                 await anyio.to_thread.run_sync(kill)
         await a.manager.flush()
+        await eventually(replaced)
         await eventually(lambda: b.manager.status == "connected")
         for number in range(total, total + 100):
             await a.manager.emit("n", number)
