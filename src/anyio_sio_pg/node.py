@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
-from . import options as options_module
 from .errors import (
     AdapterClosedError,
     AdapterError,
@@ -277,7 +276,7 @@ class Node:
     def check_namespace(self, namespace: str) -> None:
         """Raise ValueError unless a namespace's channel can exist."""
         if namespace not in self._namespaces:
-            options_module.channel(self.options.prefix, namespace)
+            self._wire.channel(namespace)
 
     async def join(self, namespace: str) -> None:
         """Take part in a namespace; return when its messages are listened to.
@@ -394,15 +393,14 @@ class Node:
         :raises RequestTimeoutError: it did not within ``timeout`` seconds.
         """
         namespace = next(iter(self._namespaces))
-        probe = self._add_probe(namespace, heard=anyio.Event())
+        heard = anyio.Event()
+        probe = self._add_probe(namespace, heard)
         started = anyio.current_time()
         try:
             self._put(lambda _: self._beat(namespace, probe=probe), namespace)
-            heard = self._probes[probe].heard
             with anyio.move_on_after(timeout):
-                if heard is not None:
-                    await heard.wait()
-                    return anyio.current_time() - started
+                await heard.wait()
+                return anyio.current_time() - started
         finally:
             self._probes.pop(probe, None)
         raise RequestTimeoutError(f"no notification came back within {timeout:g} s")

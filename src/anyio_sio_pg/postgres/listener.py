@@ -183,17 +183,13 @@ class Listener:
                                 f"the listener cannot LISTEN: {self._redact(exc).strip()}"
                             ) from None
                         attempt = 0 if was_connected else attempt + 1
-                        if attempt == 0:
-                            self._report(
-                                ConnectionLostError(
-                                    f"the listener lost its session: {self._redact(exc).strip()}"
-                                )
+                        if attempt <= 1:
+                            what = (
+                                "lost its session" if attempt == 0 else "cannot connect again yet"
                             )
-                        elif attempt == 1:
                             self._report(
                                 ConnectionLostError(
-                                    "the listener cannot connect again yet:"
-                                    f" {self._redact(exc).strip()}"
+                                    f"the listener {what}: {self._redact(exc).strip()}"
                                 )
                             )
                         await anyio.sleep(backoff(attempt))
