@@ -15,13 +15,16 @@ from .local_manager import AnyIOManager
 from .manager import PostgresManager, RemoteSocket, open_postgres_adapter
 from .postgres.connection import AnyIOConnection
 from .postgres.schema import create_statement as create_table_statement
+from .server import AnyIOEngineServer, AnyIOServer
 from .status import Stats, Status
 
 __all__ = [
     "AdapterClosedError",
     "AdapterError",
     "AnyIOConnection",
+    "AnyIOEngineServer",
     "AnyIOManager",
+    "AnyIOServer",
     "ConnectionLostError",
     "MessagesLostError",
     "PostgresEmitter",

@@ -1,0 +1,480 @@
+"""One client's Engine.IO session, over HTTP long-polling or WebSocket."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
+
+import anyio
+from engineio import exceptions
+from engineio.async_socket import AsyncSocket
+from engineio.packet import CLOSE, MESSAGE, NOOP, PING, PONG, UPGRADE, Packet, packet_names
+
+from .outgoing import Outgoing
+from .timetable import Timer
+
+if TYPE_CHECKING:
+    from .engine_server import AnyIOEngineServer
+
+UPGRADE_TIMEOUT: Final = 10.0
+"""Seconds in which a client has to complete an upgrade, as in the reference server."""
+_UPGRADE_POLL: Final = 0.1
+"""Seconds after which a poll during an upgrade is ended, as in the reference server."""
+_TOO_BIG: Final = 1009
+"""RFC 6455, section 7.4.1: a message that is too big to process."""
+SEPARATOR: Final = "\x1e"
+"""What parts the packets of a payload (Engine.IO protocol v4, section "Packet encoding")."""
+_ESCAPED_LINE_END: Final = re.compile(r"(\\)?\\n")
+_IGNORED: Final = frozenset({0, UPGRADE, NOOP})
+"""Packets that a client may send at times when they mean nothing."""
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class RefusedError(Exception):
+    """A request breaks the protocol; it is answered with an HTTP error.
+
+    ``code`` is the reference server's number for it, ``status`` the HTTP status line.
+    """
+
+    def __init__(self, code: int, message: str, log: str, status: str = "400 BAD REQUEST"):
+        super().__init__(log)
+        self.code = code
+        self.message = message
+        self.status = status
+
+
+class _InvalidPacketError(Exception):
+    """What a client has sent is not a packet, or none that it may send."""
+
+
+class AnyIOSocket(AsyncSocket):
+    """An Engine.IO session (Engine.IO protocol v4).
+
+    It is *connected* once the handshake is accepted, *closing* when nothing more is accepted for
+    it, and *closed*, and no longer among the server's sockets, when its transport has ended and
+    the disconnect handler has run.
+    """
+
+    server: AnyIOEngineServer
+    queue: Outgoing
+
+    def __init__(self, server: AnyIOEngineServer, sid: str):
+        super().__init__(server, sid)
+        self.queue = Outgoing()
+        # the timetable knows when a pong is due; a wall clock that jumps must not matter
+        self.last_ping = None
+        self._accepted = False
+        self._ping_is_out = False
+        self._timer: Timer | None = None
+        self._polling = False
+        self._posting = False
+        self._probed = False
+        self._read_scope: anyio.CancelScope | None = None
+        self._write_scope: anyio.CancelScope | None = None
+        self._upgrade_scope: anyio.CancelScope | None = None
+        self._flushed = anyio.Event()
+        self._transport_ended = anyio.Event()
+        self._handled = anyio.Event()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the session is over as far as its client can see."""
+        return self._transport_ended.is_set()
+
+    def accept(self) -> None:
+        """Take note that the application has accepted the session."""
+        self._accepted = True
+        self.schedule_ping()
+
+    async def send(self, pkt: Packet) -> None:
+        """Send a packet; nothing to a session that is closing."""
+        self.put(pkt)
+
+    def put(self, pkt: Packet) -> None:
+        """Send a packet, without ever yielding."""
+        self.queue.put_nowait(pkt)
+        self._log_packet("Sending", pkt)
+
+    async def check_ping_timeout(self) -> bool:
+        """Whether the client is still there, as far as its pongs tell.
+
+        :raises engineio.exceptions.SocketIsClosedError: the session is over.
+        """
+        if self.closed:
+            raise exceptions.SocketIsClosedError()
+        return not self.closing
+
+    def schedule_ping(self) -> None:
+        """Send the next ping in time (Engine.IO protocol v4, section "Heartbeat")."""
+        if not self.closing:
+            self._later(self.server.ping_interval, self._ping)
+
+    def _ping(self) -> None:
+        self._ping_is_out = True
+        self.put(Packet(PING))
+        if self.server.monitor_clients:
+            self._later(self.server.ping_timeout, self._ping_timed_out)
+
+    def _ping_timed_out(self) -> None:
+        self.server.logger.info("%s: Client is gone, closing socket", self.sid)
+        self.begin_close(self.server.reason.PING_TIMEOUT, goodbye=True)
+
+    def _later(self, delay: float, function: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.server.tasks.timetable.call_later(delay, function)
+
+    def _log_packet(self, doing: str, pkt: Packet) -> None:
+        if self.server.logger.isEnabledFor(logging.INFO):
+            data = "<binary>" if isinstance(pkt.data, bytes) else pkt.data
+            name = packet_names[pkt.packet_type]
+            self.server.logger.info("%s: %s packet %s data %s", self.sid, doing, name, data)
+
+    # closing
+
+    async def close(
+        self, wait: bool = True, abort: bool = False, reason: str | None = None
+    ) -> None:
+        """Close the session; with ``wait``, return when its client has been sent all.
+
+        The wait ends after the server's ``shutdown_timeout``. ``abort`` closes it without a CLOSE
+        packet, and at once. Cancelling the call leaves the session closing all the same.
+        """
+        if self.closing:
+            return
+        self.begin_close(
+            reason or self.server.reason.SERVER_DISCONNECT, goodbye=not abort, linger=not abort
+        )
+        if wait:
+            with anyio.move_on_after(self.server.shutdown_timeout):
+                await self._flushed.wait()
+                await self._handled.wait()
+
+    def begin_close(self, reason: str, *, goodbye: bool = False, linger: bool = False) -> None:
+        """Close the session, without waiting for what that takes.
+
+        ``goodbye``: its client is sent a CLOSE packet, if it still listens. ``linger``: it may
+        take that, and what it has not been sent before, with its next poll.
+        """
+        if self.closing:
+            return
+        self.closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if goodbye:
+            self.put(Packet(CLOSE))
+        self.queue.close()
+        patience = self.server.shutdown_timeout
+        if self._upgrade_scope is not None:
+            self._upgrade_scope.cancel()
+        if self._write_scope is not None:
+            now = anyio.current_time()
+            self._write_scope.deadline = now + patience
+            if self._read_scope is not None:
+                self._read_scope.deadline = now + patience
+        elif not self._polling and not self.upgraded:
+            if linger and self.connected:
+                self._later(patience, self.end_transport)
+            else:
+                self.end_transport()
+        self.server.tasks.speak_last(self._disconnected, reason)
+
+    async def _disconnected(self, reason: str) -> None:
+        try:
+            if self._accepted:
+                await self.server._trigger_event("disconnect", self.sid, reason)
+        finally:
+            self._handled.set()
+            self._end()
+
+    def end_transport(self) -> None:
+        """Take note that nothing will be sent or received any more."""
+        self._flushed.set()
+        self._transport_ended.set()
+        self._end()
+
+    def _end(self) -> None:
+        if self._handled.is_set() and self._transport_ended.is_set():
+            self.closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            if self.server.sockets.get(self.sid) is self:
+                del self.server.sockets[self.sid]
+
+    async def ended(self) -> None:
+        """Return once the session is closed."""
+        await self._handled.wait()
+        await self._transport_ended.wait()
+
+    # HTTP long-polling
+
+    async def handle_get_request(self, environ: dict[str, Any]) -> list[Packet]:
+        """Return what a poll is answered with, once there is something.
+
+        :raises RefusedError: another poll is pending, or the session is over or upgraded.
+        """
+        if self._polling:
+            # "Should it happen, the server MUST return an HTTP 400 error status and close"
+            self.begin_close(self.server.reason.TRANSPORT_ERROR, goodbye=True)
+            raise RefusedError(3, "Bad request", f"Overlapping polls of session {self.sid}")
+        self._polling = True
+        complete = False
+        try:
+            packets = await self._next_packets(environ["asgi.receive"])
+            complete = True
+        finally:
+            self._polling = False
+            if not complete:
+                self.begin_close(self.server.reason.TRANSPORT_ERROR)
+            if self.closing and not self.upgraded:
+                self.end_transport()
+        if self.upgraded:
+            raise RefusedError(3, "Bad request", f"Unexpected HTTP request for session {self.sid}")
+        return packets
+
+    async def _next_packets(self, receive: Receive) -> list[Packet]:
+        packets = self.queue.take()
+        if packets:
+            return packets
+        if self._probed:
+            with anyio.move_on_after(_UPGRADE_POLL):
+                await self.queue.wait()
+        else:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, receive, tasks.cancel_scope)
+                await self.queue.wait()
+                tasks.cancel_scope.cancel()
+        if self.upgraded:
+            return []
+        return self.queue.take() or [Packet(NOOP)]
+
+    async def _watch(self, receive: Receive, polling: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.server.logger.info("%s: The client has given up its poll", self.sid)
+        self.begin_close(self.server.reason.TRANSPORT_ERROR)
+        polling.cancel()
+
+    async def handle_post_request(self, environ: dict[str, Any]) -> None:
+        """Take the packets of a POST request.
+
+        :raises RefusedError: it is not made of packets, or another POST is being worked on.
+        """
+        if self._posting:
+            self.begin_close(self.server.reason.TRANSPORT_ERROR, goodbye=True)
+            raise RefusedError(3, "Bad request", f"Overlapping POSTs of session {self.sid}")
+        self._posting = True
+        try:
+            for encoded in _split(await self.server.read_body(environ)):
+                if self.closing:
+                    break
+                await self._take(encoded)
+        except RefusedError:
+            self.begin_close(self.server.reason.TRANSPORT_ERROR, goodbye=True)
+            raise
+        except _InvalidPacketError as exc:
+            self.begin_close(self.server.reason.TRANSPORT_ERROR, goodbye=True)
+            raise RefusedError(3, "Bad request", f"Session {self.sid}: {exc}") from exc
+        finally:
+            self._posting = False
+
+    # WebSocket
+
+    async def serve_websocket(self, environ: dict[str, Any]) -> Any:
+        """Accept a WebSocket connection and serve it; a second one is closed at once."""
+        connection = self.server._async["websocket"](self._websocket_handler, self.server)
+        return await connection(environ)
+
+    async def _websocket_handler(self, ws: Any) -> None:
+        """Serve a WebSocket connection that has been accepted, until it has ended."""
+        if not self.connected:
+            self.connected = self.upgraded = True
+        elif not await self._upgraded(ws):
+            return
+        self.server.logger.info("%s: Upgrade to websocket successful", self.sid)
+        written = anyio.Event()
+        self._write_scope = anyio.CancelScope()
+        self.server.tasks.start_soon(self._write, ws, self._write_scope, written)
+        try:
+            with anyio.CancelScope() as self._read_scope:
+                await self._read(ws)
+            if self._read_scope.cancelled_caught:
+                # it was closed here, and the client has not answered
+                self._leave_draining(ws)
+        finally:
+            self.begin_close(self.server.reason.TRANSPORT_CLOSE)
+            self._write_scope.cancel()
+            with anyio.move_on_after(self.server.shutdown_timeout, shield=True):
+                await written.wait()
+            self.end_transport()
+
+    async def _read(self, ws: Any) -> None:
+        while True:
+            try:
+                frame = await ws.wait()
+            except OSError:
+                return
+            if self.closing:
+                continue
+            try:
+                self._check_size(frame)
+                await self._take(frame)
+            except _InvalidPacketError as exc:
+                self.server.logger.info("%s: %s", self.sid, exc)
+                self.begin_close(self.server.reason.TRANSPORT_ERROR)
+
+    async def _write(self, ws: Any, scope: anyio.CancelScope, written: anyio.Event) -> None:
+        try:
+            with scope:
+                while True:
+                    packets = self.queue.take()
+                    for pkt in packets:
+                        await ws.send(as_frame(pkt))
+                    if packets:
+                        continue
+                    if self.queue.closed:
+                        break
+                    await self.queue.wait()
+                await ws.asgi_send({"type": "websocket.close", "code": self._close_code})
+        except Exception as exc:  # noqa: BLE001 - whatever the ASGI server raises for it
+            self.server.logger.info("%s: The connection is broken: %r", self.sid, exc)
+            self.begin_close(self.server.reason.TRANSPORT_ERROR)
+        finally:
+            self._flushed.set()
+            written.set()
+
+    _close_code = 1000
+
+    def _check_size(self, frame: str | bytes) -> None:
+        limit = self.server.max_http_buffer_size
+        size = len(frame)
+        if size <= limit and isinstance(frame, str) and not frame.isascii():
+            size = len(frame.encode())
+        if size > limit:
+            self._close_code = _TOO_BIG
+            raise _InvalidPacketError(f"a message of {size} bytes, where {limit} are allowed")
+
+    async def _upgraded(self, ws: Any) -> bool:
+        """Whether this WebSocket has taken over; if not, its connection has been dealt with."""
+        try:
+            if await self._upgrade(ws):
+                return True
+        except OSError:
+            self.server.logger.info("%s: The client has given up its upgrade", self.sid)
+            return False
+        await ws.close()
+        with anyio.move_on_after(self.server.shutdown_timeout) as scope:
+            await _until_disconnected(ws)
+        if scope.cancelled_caught:
+            self._leave_draining(ws)
+        return False
+
+    async def _upgrade(self, ws: Any) -> bool:
+        """Let the WebSocket take over (Engine.IO protocol v4, section "Upgrade").
+
+        :raises OSError: the connection has ended.
+        """
+        if self.upgrading or self.upgraded or self.closing:
+            return False
+        self.upgrading = True
+        try:
+            with anyio.move_on_after(UPGRADE_TIMEOUT) as self._upgrade_scope:
+                probe = Packet(encoded_packet=await ws.wait())
+                if probe.packet_type != PING or probe.data != "probe":
+                    raise _InvalidPacketError("no probe")
+                await ws.send(Packet(PONG, data="probe").encode())
+                self._probed = True
+                # ends the poll that is pending, with a NOOP
+                self.queue.wake()
+                upgrade = Packet(encoded_packet=await ws.wait())
+                if upgrade.packet_type != UPGRADE:
+                    raise _InvalidPacketError("no UPGRADE packet after the probe")
+                self.upgraded = not self.closing
+        except (ValueError, _InvalidPacketError) as exc:
+            self.server.logger.info("%s: Failed websocket upgrade: %s", self.sid, exc)
+        finally:
+            self._upgrade_scope = None
+            self.upgrading = self._probed = False
+        self.queue.wake()
+        return self.upgraded
+
+    def _leave_draining(self, ws: Any) -> None:
+        # an ASGI server puts what still comes into a queue, and waits while that is full
+        self.server.tasks.start_soon(_until_disconnected, ws)
+
+    # packets
+
+    async def _take(self, encoded: str | bytes) -> None:
+        try:
+            pkt = Packet(encoded_packet=encoded)
+        except (ValueError, RecursionError) as exc:
+            raise _InvalidPacketError(f"not a packet: {encoded[:100]!r}") from exc
+        try:
+            await self.receive(pkt)
+        except exceptions.UnknownPacketError as exc:
+            raise _InvalidPacketError(
+                f"a packet of type {pkt.packet_type}, which no client may send"
+            ) from exc
+
+    async def receive(self, pkt: Packet) -> None:
+        """Deal with a packet of the client's.
+
+        :raises engineio.exceptions.UnknownPacketError: no client may send such a packet.
+        """
+        if pkt.packet_type == MESSAGE:
+            self._log_packet("Received", pkt)
+            await self.server._trigger_event(
+                "message", self.sid, pkt.data, run_async=self.server.async_handlers
+            )
+        elif pkt.packet_type == PONG:
+            if self._ping_is_out:
+                self._ping_is_out = False
+                self.schedule_ping()
+        elif pkt.packet_type == CLOSE:
+            self.begin_close(self.server.reason.CLIENT_DISCONNECT)
+        elif pkt.packet_type not in _IGNORED:
+            raise exceptions.UnknownPacketError()
+
+
+def as_text(pkt: Packet) -> str:
+    """Return a packet as it goes into a payload."""
+    encoded = pkt.encode(b64=True)
+    if isinstance(encoded, str):
+        return encoded
+    # it has been encoded for a WebSocket before, and has kept that
+    return "b" + base64.b64encode(encoded).decode()
+
+
+def as_frame(pkt: Packet) -> str | bytes:
+    """Return a packet as it goes into a WebSocket message."""
+    if pkt.binary:
+        data: bytes = pkt.data
+        return data
+    return pkt.encode()
+
+
+def _split(body: bytes) -> list[str]:
+    """Return the packets in a POST request's body (section "Packet encoding")."""
+    try:
+        text = body.decode()
+        if text.startswith("d="):
+            # a form, as JSONP sends it, with the line ends escaped once more
+            text = _ESCAPED_LINE_END.sub(
+                lambda match: "\\n" if match[1] else "\n", parse_qs(text)["d"][0]
+            )
+    except (UnicodeDecodeError, KeyError) as exc:
+        raise _InvalidPacketError("the request's body is not a payload") from exc
+    return text.split(SEPARATOR)
+
+
+async def _until_disconnected(ws: Any) -> None:
+    while True:
+        try:
+            await ws.wait()
+        except OSError:
+            return
