@@ -44,6 +44,11 @@ _PACKAGES = (
     "python-engineio",
     "redis",
     "hiredis",
+    "uvicorn",
+    "websockets",
+    "hypercorn",
+    "anycorn",
+    "wsproto",
 )
 
 
@@ -151,21 +156,27 @@ class Child:
 @asynccontextmanager
 async def child(contestant: Contestant, clients: int) -> AsyncIterator[Child]:
     """Start a node and yield it once its clients are connected; end it with the block."""
-    command = [sys.executable, str(_NODE), contestant.spec(clients)]
-    process = await anyio.open_process(command, stderr=None)
+    async with process_of(_NODE, contestant.spec(clients), contestant.name) as node:
+        with anyio.fail_after(_START_TIMEOUT):
+            await node.answer()
+        yield node
+
+
+@asynccontextmanager
+async def process_of(script: Path, spec: str, name: str) -> AsyncIterator[Child]:
+    """Start a process and yield it; end it with the block."""
+    process = await anyio.open_process([sys.executable, str(script), spec], stderr=None)
     # leaving the process's own block without an error closes its input, and so lets it end by
     # itself; with an error it is killed
     async with process:
         node = Child(process)
-        with anyio.fail_after(_START_TIMEOUT):
-            await node.answer()
         yield node
         assert process.stdin is not None
         await process.stdin.aclose()
         with anyio.fail_after(_START_TIMEOUT):
             await process.wait()
     if process.returncode:
-        raise RuntimeError(f"a node of {contestant.name} ended with {process.returncode}")
+        raise RuntimeError(f"a node of {name} ended with {process.returncode}")
 
 
 Measure = Callable[[Contestant, int], Awaitable[dict[str, float]]]
