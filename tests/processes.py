@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,19 @@ from psycopg.conninfo import make_conninfo
 # python-socketio's client gives up a poll that brings more packets than this (16)
 Payload.max_decode_packets = 1_000
 
-APPS = Path(__file__).parent / "apps"
+TESTS = Path(__file__).parent
+APPS = TESTS / "apps"
 STYLES = {
     "block": [sys.executable, str(APPS / "stock_node.py")],
     "lifespan": [
         *(sys.executable, "-m", "uvicorn", "--app-dir", str(APPS), "stock_node:app"),
         *("--port", "0", "--timeout-graceful-shutdown", "2"),
     ],
+    "asyncio": [sys.executable, str(APPS / "anyio_node.py"), "uvicorn", "asyncio"],
+    "trio": [sys.executable, str(APPS / "anyio_node.py"), "hypercorn", "trio"],
 }
-"""How a stock node is run: the adapter's block around the server, or in its lifespan."""
+"""How a node is run: a stock server, with the adapter's block around it or in its lifespan, or an
+AnyIOServer, on either event loop."""
 
 
 async def until(condition: Callable[[], Awaitable[Any]], timeout: float = 20) -> Any:
@@ -60,6 +64,7 @@ class NodeProcess:
     def __init__(self, style: str, uri: str, name: str, **options: Any):
         self.style = style
         self.name = name
+        self.options = options
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by end
         self.process = subprocess.Popen(
             STYLES[style],
@@ -68,6 +73,7 @@ class NodeProcess:
                 "NODE_URI": make_conninfo(uri, application_name=name),
                 "NODE_NAME": name,
                 "NODE_OPTIONS": json.dumps(options),
+                "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
                 "PYTHONWARNINGS": "default",
             },
             stdin=subprocess.DEVNULL,
@@ -119,6 +125,28 @@ class NodeProcess:
         log = self.log
         self.end()
         return log
+
+
+def started(uri: str, prefix: str, styles: Iterable[str], **options: Any) -> list[NodeProcess]:
+    """Start a cluster: one node of each style."""
+    processes = [
+        NodeProcess(style, uri, f"{prefix}-{style}", prefix=prefix, **options) for style in styles
+    ]
+    try:
+        for process in processes:
+            process.wait_started()
+    except BaseException:
+        for process in processes:
+            process.end()
+        raise
+    return processes
+
+
+def stop_in_peace(processes: Iterable[NodeProcess]) -> None:
+    """Stop the nodes; they must have had nothing to complain of."""
+    for log in [process.stop() for process in processes]:
+        for word in ("Traceback", "ERROR", "Warning", "lost", "never awaited"):
+            assert word not in log, log
 
 
 class RealClient:
@@ -207,7 +235,7 @@ class RemoteNode:
         return await self._do(f"manager.{name}", args, kwargs)
 
     async def server(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of the stock server."""
+        """Call a method of the server."""
         return await self._do(f"server.{name}", args, kwargs)
 
     async def hooks(self, name: str, *args: Any, **kwargs: Any) -> Any:

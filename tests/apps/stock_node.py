@@ -2,122 +2,26 @@
 
 Run as a program, it opens the adapter around the server that it runs. Imported by uvicorn
 (``python -m uvicorn stock_node:app``), it makes the manager at import time and runs it in the
-lifespan. Clients of the namespace ``/control`` may call whatever the manager and the server have.
+lifespan.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import json
-import os
 import signal
 from contextlib import AsyncExitStack
-from typing import Any
 
 import anyio
 import socketio
 import uvicorn
+from control import OPTIONS, URI, equip
 
 from anyio_sio_pg import PostgresManager, open_postgres_adapter
-
-URI = os.environ["NODE_URI"]
-NAME = os.environ["NODE_NAME"]
-OPTIONS = json.loads(os.environ["NODE_OPTIONS"])
-
-
-class Hooks:
-    """What the tests need beside the manager's and the server's own methods."""
-
-    def __init__(self, manager: PostgresManager, server: socketio.AsyncServer):
-        self.manager = manager
-        self.server = server
-        self.answers: list[Any] = []
-        self.heard: list[Any] = []
-        self.left: list[str] = []
-
-        @manager.on_server_side("who")
-        async def who(*args: Any) -> Any:
-            self.heard.append(["who", *args])
-            return [NAME, *args]
-
-        @manager.on_server_side("stall")
-        async def stall() -> None:
-            self.heard.append(["stall"])
-            await anyio.sleep_forever()
-
-        @manager.on_server_side("who", namespace="/chat")
-        def who_in_chat(*args: Any) -> Any:
-            return [NAME, "/chat", *args]
-
-        @manager.custom_hook
-        def hook(data: Any) -> Any:
-            return [NAME, data]
-
-    def take(self, what: str) -> list[Any]:
-        taken: list[Any] = getattr(self, what)
-        setattr(self, what, [])
-        return taken
-
-    async def ask(self, event: str, data: Any = None, **to: Any) -> None:
-        await self.server.emit(
-            event, data, callback=lambda *args: self.answers.append(list(args)), **to
-        )
-
-    async def emit_many(self, count: int, long_one_in: int, size: int, event: str = "n") -> None:
-        for number in range(count):
-            filling = "x" * size if number % long_one_in == 0 else ""
-            await self.server.emit(event, (number, filling))
-
-    async def emit_same(self, count: int) -> None:
-        for _ in range(count):
-            await self.server.emit("same", {"always": "the same"})
 
 
 def make_server(manager: PostgresManager) -> socketio.AsyncServer:
     server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, namespaces="*")
-    hooks = Hooks(manager, server)
-    owners = {"manager": manager, "server": server, "hooks": hooks}
-
-    @server.on("do", namespace="/control")
-    async def do(_: str, path: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        owner, _, name = path.partition(".")
-        try:
-            result = getattr(owners[owner], name)
-            if callable(result):
-                result = result(*args, **kwargs)
-            if inspect.isawaitable(result):
-                result = await result
-        except Exception as exc:  # noqa: BLE001 - the test is told
-            partial = plain(getattr(exc, "partial", None))
-            missing = plain(getattr(exc, "missing", None))
-            return {"error": [type(exc).__name__, str(exc), partial, missing]}
-        return {"result": plain(result)}
-
-    @server.on("echo")
-    def echo(_: str, *args: Any) -> Any:
-        return args
-
-    @server.on("bye", namespace="*")
-    async def bye(namespace: str, sid: str) -> None:
-        await server.eio.disconnect(manager.eio_sid_from_sid(sid, namespace))
-
-    @server.on("disconnect")
-    def left(sid: str, reason: str) -> None:
-        hooks.left.append(sid)
-
+    equip(server, manager)
     return server
-
-
-def plain(value: Any) -> Any:
-    """Return a result as JSON (with binary) holds it; sets become sorted lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {key: plain(item) for key, item in vars(value).items()}
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
 
 
 async def main() -> None:

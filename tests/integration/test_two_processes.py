@@ -1,4 +1,4 @@
-"""Two processes, each a stock python-socketio server under uvicorn, and real clients of both."""
+"""Two processes, both with a stock server or both with an AnyIOServer, and real clients of both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import anyio
 import pytest
 
 from harness import FAST, sessions
-from processes import NodeProcess, RealClient, RemoteError, RemoteNode, connected, until
+from processes import (
+    NodeProcess,
+    RealClient,
+    RemoteError,
+    RemoteNode,
+    connected,
+    started,
+    stop_in_peace,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -21,45 +30,32 @@ Pair = list[NodeProcess]
 
 @pytest.fixture
 def anyio_backend() -> str:
-    # uvicorn, and python-socketio's server and client, are made for asyncio
+    # python-socketio's client is made for asyncio
     return "asyncio"
 
 
-def started(uri: str, prefix: str, **options: Any) -> Pair:
-    pair = [
-        NodeProcess(style, uri, f"{prefix}-{style}", prefix=prefix, **options)
-        for style in ("block", "lifespan")
-    ]
-    try:
-        for process in pair:
-            process.wait_started()
-    except BaseException:
-        for process in pair:
-            process.end()
-        raise
-    return pair
+PAIRS = {"stock": ("block", "lifespan"), "anyio": ("asyncio", "trio")}
 
 
-@pytest.fixture(scope="module")
-def shared(postgres: Any) -> Iterator[Pair]:
+@pytest.fixture(scope="module", params=PAIRS)
+def shared(request: pytest.FixtureRequest, postgres: Any) -> Iterator[Pair]:
     """Two nodes for the whole module; at the end, they must have had nothing to complain of."""
-    pair = started(postgres.uri, "two-processes", requests_timeout=10.0)
+    prefix = f"two-processes-{request.param}"
+    pair = started(postgres.uri, prefix, PAIRS[request.param], requests_timeout=10.0)
     yield pair
-    for log in [process.stop() for process in pair]:
-        for word in ("Traceback", "ERROR", "Warning", "lost", "never awaited"):
-            assert word not in log, log
+    stop_in_peace(pair)
 
 
-@pytest.fixture(params=["block", "lifespan"])
+@pytest.fixture(params=["first", "second"])
 def pair(request: pytest.FixtureRequest, shared: Pair) -> Pair:
     """The two nodes, the one that acts first: each operation is tried from either side."""
-    return shared if request.param == "block" else shared[::-1]
+    return shared if request.param == "first" else shared[::-1]
 
 
 @pytest.fixture
-def own_pair(uri: str, prefix: str) -> Iterator[Pair]:
-    """Two nodes that the test may stop and kill."""
-    pair = started(uri, prefix)
+def own_pair(request: pytest.FixtureRequest, uri: str, prefix: str) -> Iterator[Pair]:
+    """Two nodes, of the pair that the parameter names, that the test may stop and kill."""
+    pair = started(uri, prefix, PAIRS[request.param])
     yield pair
     for process in pair:
         process.end()
@@ -67,8 +63,8 @@ def own_pair(uri: str, prefix: str) -> Iterator[Pair]:
 
 @pytest.fixture
 def fast_pair(uri: str, prefix: str) -> Iterator[Pair]:
-    """As own_pair, with heartbeats that find a dead node in about a second."""
-    pair = started(uri, prefix, **FAST)
+    """Two stock nodes with heartbeats that find a dead node in about a second."""
+    pair = started(uri, prefix, PAIRS["stock"], **FAST)
     yield pair
     for process in pair:
         process.end()
@@ -263,7 +259,7 @@ async def test_remote_join_leave_and_disconnect(pair: Pair) -> None:
             assert await node.server("rooms", sid) == [sid]
             await a.manager("remote_disconnect", sid)
             assert await node.manager("fetch_sockets", local=True) == []
-            assert sid in await node.hooks("take", "left")
+            assert [sid, "server disconnect"] in await node.hooks("take", "left")
             await until(lambda client=client: _gone(client))
         for call in ("remote_join", "remote_leave"):
             with pytest.raises(RemoteError, match="UnknownSocketError"):
@@ -339,7 +335,7 @@ async def test_servers_talk_to_each_other(pair: Pair) -> None:
 async def test_what_a_manager_tells_of_itself(pair: Pair) -> None:
     async with connected(*pair) as (a, b):
         assert await a.manager("status") == "connected"
-        assert await a.manager("prefix") == "two-processes"
+        assert await a.manager("prefix") == a.process.options["prefix"]
         assert await a.manager("requests_timeout") == 10.0
         assert 0 < await a.manager("ping") < 5
         before = await a.manager("stats")
@@ -397,15 +393,18 @@ async def test_100_identical_events_arrive_100_times(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stopped", "number", "code"),
+    ("own_pair", "stopped", "number", "code"),
     [
-        (0, signal.SIGTERM, 0),
-        (0, signal.SIGINT, 0),
+        ("stock", 0, signal.SIGTERM, 0),
+        ("stock", 0, signal.SIGINT, 0),
         # so does every application that uvicorn itself runs: it passes the signal on
-        (1, signal.SIGTERM, -signal.SIGTERM),
-        (1, signal.SIGINT, 0),
+        ("stock", 1, signal.SIGTERM, -signal.SIGTERM),
+        ("stock", 1, signal.SIGINT, 0),
+        ("anyio", 0, signal.SIGINT, 0),
+        ("anyio", 1, signal.SIGINT, 0),
     ],
-    ids=["block-term", "block-int", "lifespan-term", "lifespan-int"],
+    ids=["block-term", "block-int", "lifespan-term", "lifespan-int", "asyncio-int", "trio-int"],
+    indirect=["own_pair"],
 )
 async def test_a_stopped_node_is_gone_at_once(
     own_pair: Pair, uri: str, stopped: int, number: signal.Signals, code: int
@@ -429,7 +428,12 @@ async def test_a_stopped_node_is_gone_at_once(
         assert "Traceback" not in leaver.log, leaver.log
 
 
-@pytest.mark.parametrize("killed", [0, 1], ids=["block", "lifespan"])
+@pytest.mark.parametrize(
+    ("own_pair", "killed"),
+    [("stock", 0), ("stock", 1), ("anyio", 0), ("anyio", 1)],
+    ids=["block", "lifespan", "asyncio", "trio"],
+    indirect=["own_pair"],
+)
 async def test_a_request_to_a_killed_node_ends_at_its_timeout(own_pair: Pair, killed: int) -> None:
     async with connected(own_pair[1 - killed]) as (a,):
         here = await a.client()
