@@ -1,6 +1,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from . import exceptions as exceptions
 from .async_server import AsyncServer as AsyncServer
 
 class ASGIApp:

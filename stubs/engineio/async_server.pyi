@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Any
 
 from .async_socket import AsyncSocket
@@ -6,7 +7,9 @@ from .packet import Packet
 class AsyncServer:
     ping_interval: float
     ping_timeout: float
-    sockets: dict[str, AsyncSocket]
+    # read only, so that subclasses may narrow it
+    @property
+    def sockets(self) -> Mapping[str, AsyncSocket]: ...
     def generate_id(self) -> str: ...
     def transport(self, sid: str) -> str: ...
     async def send(self, sid: str, data: Any) -> None: ...

@@ -1,15 +1,14 @@
 from typing import Any, Protocol
 
-from .async_server import AsyncServer
 from .packet import Packet
 
-class _Queue(Protocol):
-    def put_nowait(self, item: Packet | None, /) -> None: ...
+class _Server(Protocol):
+    def create_queue(self) -> Any: ...
 
 class AsyncSocket:
-    server: AsyncServer
     sid: str
-    queue: _Queue
+    # what the server's create_queue() makes; subclasses narrow it
+    queue: Any
     last_ping: float | None
     connected: bool
     upgrading: bool
@@ -17,6 +16,7 @@ class AsyncSocket:
     closing: bool
     closed: bool
     session: dict[str, Any]
+    def __init__(self, server: _Server, sid: str) -> None: ...
     async def send(self, pkt: Packet) -> None: ...
     async def close(
         self, wait: bool = ..., abort: bool = ..., reason: str | None = ...

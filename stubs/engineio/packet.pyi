@@ -7,6 +7,7 @@ PONG: Final = 3
 MESSAGE: Final = 4
 UPGRADE: Final = 5
 NOOP: Final = 6
+packet_names: list[str]
 
 class Packet:
     json: Any

@@ -6,6 +6,7 @@ import engineio
 from . import exceptions as exceptions
 from .async_client import AsyncClient as AsyncClient
 from .async_manager import AsyncManager as AsyncManager
+from .async_namespace import AsyncNamespace as AsyncNamespace
 from .async_server import AsyncServer as AsyncServer
 
 class ASGIApp(engineio.ASGIApp):

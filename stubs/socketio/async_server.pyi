@@ -7,19 +7,23 @@ from engineio import AsyncServer as _EngineServer
 from engineio.packet import Packet as _EnginePacket
 
 from .async_manager import AsyncManager
+from .async_namespace import AsyncNamespace
 from .packet import Packet
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 class AsyncServer:
     packet_class: type[Packet]
-    eio: _EngineServer
+    # read only, so that subclasses may narrow them
+    @property
+    def eio(self) -> _EngineServer: ...
+    @property
+    def manager(self) -> AsyncManager: ...
     environ: dict[str, dict[str, Any]]
     handlers: dict[str, dict[str, Callable[..., Any]]]
-    namespace_handlers: dict[str, Any]
+    namespace_handlers: dict[str, AsyncNamespace]
     namespaces: list[str] | Literal["*"]
     logger: logging.Logger
-    manager: AsyncManager
     async_mode: str
     # the keywords are Engine.IO's, too
     def __init__(

@@ -1,0 +1,6 @@
+from typing import Any
+
+class AsyncNamespace:
+    namespace: str
+    def __init__(self, namespace: str | None = ...) -> None: ...
+    async def trigger_event(self, event: str, *args: Any) -> Any: ...
