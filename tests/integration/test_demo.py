@@ -15,16 +15,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import aiohttp
+import anyio
 import psutil
 import pytest
+
+from anyio_sio_pg.demo.check import Person
 
 COMMAND = [sys.executable, "-m", "anyio_sio_pg.demo"]
 ADDRESS = re.compile(r"node (\w+) +(http://127\.0\.0\.1:\d+)")
 LONG = 90
 """Seconds after which something has gone wrong."""
+
+HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 
@@ -133,6 +140,31 @@ def fetch(address: str) -> tuple[str, str]:
         return response.headers["Content-Type"], response.read().decode()
 
 
+def status_of(address: str) -> int | None:
+    """Return the status of the answer to a GET; None where nobody answers."""
+    try:
+        with urllib.request.urlopen(address, timeout=LONG) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code
+    except OSError:
+        return None
+
+
+async def nodes_according_to(address: str, node: str) -> dict[str, dict[str, Any]]:
+    """Return what a node tells a client of both nodes, by their names."""
+    async with aiohttp.ClientSession() as session:
+        person = Person("Eve", node, address, "websocket", session)
+        await person.connect()
+        whole = await person.sees(
+            "both nodes",
+            lambda person: [p["nodes"] for p in person.all("pulse") if len(p["nodes"]) == 2],
+        )
+        await person.disconnect()
+    return {about["name"]: about for about in whole[0]}
+
+
 def test_the_check_sees_a_conversation_across_both_nodes(folder: Path) -> None:
     with Demo(folder, "--check") as demo:
         code = demo.ended()
@@ -164,6 +196,57 @@ def test_it_serves_its_pages_and_ends_with_a_signal(folder: Path, number: signal
         demo.process.send_signal(number)
         assert demo.ended() == 0, demo.output
         assert "nothing is left" in demo.output
+        demo.assert_nothing_is_left()
+
+
+@posix_only
+def test_node_one_is_a_stock_server_on_asyncio_and_node_two_ours_on_trio(folder: Path) -> None:
+    with Demo(folder) as demo:
+        demo.started()
+        served_by = {}
+        without_transport = {}
+        for name, address in demo.addresses.items():
+            with urllib.request.urlopen(address, timeout=LONG) as response:
+                served_by[name] = response.headers["Server"]
+            # the protocol demands that it is refused, which the stock server does not do
+            without_transport[name] = status_of(f"{address}/socket.io/?EIO=4")
+            about = anyio.run(nodes_according_to, address, name)
+            assert {node: known["runs_on"] for node, known in about.items()} == {
+                "one": "uvicorn on asyncio",
+                "two": "hypercorn on Trio",
+            }
+            commands = {node: psutil.Process(about[node]["pid"]).cmdline() for node in about}
+            assert "anyio_sio_pg.demo.asyncio_node" in commands["one"]
+            assert "anyio_sio_pg.demo.trio_node" in commands["two"]
+        assert served_by == {"one": "uvicorn", "two": "hypercorn-h11"}
+        assert without_transport == {"one": 200, "two": 400}
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.ended() == 0, demo.output
+        demo.assert_nothing_is_left()
+
+
+@posix_only
+def test_clients_that_come_while_it_ends_are_nothing_to_talk_about(folder: Path) -> None:
+    with Demo(folder) as demo, ThreadPoolExecutor() as threads:
+        demo.started()
+        printed = demo.output
+        # sessions that nobody polls: the nodes wait for them, for a while
+        for address in demo.addresses.values():
+            assert status_of(address + HANDSHAKE) == 200
+
+        def knock(address: str) -> set[int]:
+            statuses: set[int] = set()
+            while (status := status_of(address + HANDSHAKE)) is not None:
+                statuses.add(status)
+            return statuses
+
+        knocking = {n: threads.submit(knock, address) for n, address in demo.addresses.items()}
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.ended() == 0, demo.output
+        assert 503 in knocking["two"].result(LONG)
+        knocking["one"].result(LONG)
+        said = demo.output.removeprefix(printed).strip()
+        assert said == "Both nodes and PostgreSQL have ended; nothing is left."
         demo.assert_nothing_is_left()
 
 
