@@ -243,8 +243,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             raise RefusedError(3, "Bad request", "Invalid websocket upgrade")
         jsonp_index = _jsonp_index(query)
         sid = query["sid"][0] if "sid" in query else None
-        if sid is not None:
-            return await self._handle_session(environ, sid, jsonp_index)
+        # it is mandatory within a session, too
         if query.get("EIO") != ["4"]:
             raise RefusedError(
                 5,
@@ -252,6 +251,8 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
                 "The client is using an unsupported version of the Socket.IO or Engine.IO "
                 "protocols",
             )
+        if sid is not None:
+            return await self._handle_session(environ, sid, jsonp_index)
         if method != "GET":
             raise RefusedError(2, "Bad handshake method", f"A handshake by {method}")
         return await self._handle_connect(environ, transport, jsonp_index)
@@ -297,7 +298,9 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             interval = self.ping_interval + self.ping_interval_grace_period
             handshake = {
                 "sid": sid,
-                "upgrades": self._upgrades(sid, transport),
+                "upgrades": [
+                    name for name in self._upgrades(sid, transport) if name in self.transports
+                ],
                 "pingTimeout": round(self.ping_timeout * 1000),
                 "pingInterval": round(interval * 1000),
                 "maxPayload": self.max_http_buffer_size,

@@ -270,7 +270,10 @@ class AnyIOSocket(AsyncSocket):
             raise RefusedError(3, "Bad request", f"Overlapping POSTs of session {self.sid}")
         self._posting = True
         try:
-            for encoded in _split(await self.server.read_body(environ)):
+            body = await self.server.read_body(environ)
+            if self.queue.closed:
+                raise RefusedError(3, "Bad request", f"Session {self.sid} was closed meanwhile")
+            for encoded in _split(body):
                 if self.closing:
                     break
                 await self._take(encoded)
@@ -384,14 +387,14 @@ class AnyIOSocket(AsyncSocket):
         self.upgrading = True
         try:
             with anyio.move_on_after(UPGRADE_TIMEOUT) as self._upgrade_scope:
-                probe = Packet(encoded_packet=await ws.wait())
+                probe = _decode(await ws.wait())
                 if probe.packet_type != PING or probe.data != "probe":
                     raise _InvalidPacketError("no probe")
                 await ws.send(Packet(PONG, data="probe").encode())
                 self._probed = True
                 # ends the poll that is pending, with a NOOP
                 self.queue.wake()
-                upgrade = Packet(encoded_packet=await ws.wait())
+                upgrade = _decode(await ws.wait())
                 if upgrade.packet_type != UPGRADE:
                     raise _InvalidPacketError("no UPGRADE packet after the probe")
                 self.upgraded = not self.closing
@@ -411,7 +414,7 @@ class AnyIOSocket(AsyncSocket):
 
     async def _take(self, encoded: str | bytes) -> None:
         try:
-            pkt = Packet(encoded_packet=encoded)
+            pkt = _decode(encoded)
         except (ValueError, RecursionError) as exc:
             raise _InvalidPacketError(f"not a packet: {encoded[:100]!r}") from exc
         try:
@@ -439,6 +442,13 @@ class AnyIOSocket(AsyncSocket):
             self.begin_close(self.server.reason.CLIENT_DISCONNECT)
         elif pkt.packet_type not in _IGNORED:
             raise exceptions.UnknownPacketError()
+
+
+def _decode(encoded: str | bytes) -> Packet:
+    if isinstance(encoded, str) and not encoded[:1].isascii():
+        # to int() the digits of any script are digits
+        raise ValueError(f"a packet of type {encoded[:1]!r}")
+    return Packet(encoded_packet=encoded)
 
 
 def as_text(pkt: Packet) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 _ATTACHED: Final = 10
 """An event's attachments together can have this times ``max_http_buffer_size`` bytes: as many as
 the reference server allows, which counts ten attachments of any size."""
+_NAMESPACE: Final = r"(?:/[^,]*(?:,|\Z))?"
+_PACKET: Final = re.compile(
+    # type, number of attachments, namespace, id, and how the payload begins
+    rf"0{_NAMESPACE}\d*(?:\{{|\Z)|1{_NAMESPACE}\d*\Z|2{_NAMESPACE}\d*\[|3{_NAMESPACE}\d+\["
+    rf"|5[1-9]\d*-{_NAMESPACE}\d*\[|6[1-9]\d*-{_NAMESPACE}\d+\[",
+    re.ASCII,
+)
 _INVALID_NAMESPACE: Final = {"message": "Invalid namespace"}
 _UNABLE_TO_CONNECT: Final = {"message": "Unable to connect"}
 
@@ -312,7 +320,10 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             return
         if pkt is None:
             return
-        if pkt.packet_type == CONNECT:
+        if pkt.packet_type != CONNECT and not self._has_joined(eio_sid, pkt.namespace or "/"):
+            self.logger.info("%s is not in %s, where it has sent to", eio_sid, pkt.namespace)
+            self.eio.abort(eio_sid, self.reason.TRANSPORT_ERROR)
+        elif pkt.packet_type == CONNECT:
             await self._handle_connect(eio_sid, pkt.namespace, pkt.data)
         elif pkt.packet_type == DISCONNECT:
             await self._handle_disconnect(eio_sid, pkt.namespace, self.reason.CLIENT_DISCONNECT)
@@ -320,6 +331,10 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             await self._handle_event(eio_sid, pkt.namespace, pkt.id, pkt.data)
         else:
             await self._handle_ack(eio_sid, pkt.namespace, pkt.id, pkt.data)
+
+    def _has_joined(self, eio_sid: str, namespace: str) -> bool:
+        sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
+        return sid is not None and self.manager.is_connected(sid, namespace)
 
     def _decode(self, eio_sid: str, data: Any) -> Packet | None:
         """Return a client's packet, once it is whole (section "Packet encoding").
@@ -339,9 +354,12 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             return partial
         if not isinstance(data, str) and self.packet_class.uses_binary_events:
             raise ValueError("an attachment that no packet has announced")
+        if self.packet_class is Packet and not _PACKET.match(data):
+            raise ValueError(f"{data[:100]!r} does not begin as a packet does")
         pkt = self.packet_class(encoded_packet=data)
         _check_packet(pkt)
         if pkt.attachment_count:
+            _check_placeholders(pkt.data, pkt.attachment_count)
             self._binary_packet[eio_sid] = pkt
             return None
         return pkt
@@ -488,6 +506,23 @@ def _check_packet(pkt: Packet) -> None:
         valid = False
     if not valid or not isinstance(pkt.namespace, str | None) or not isinstance(pkt.id, int | None):
         raise ValueError(f"a packet of type {kind!r} with data {str(data)[:100]!r}")
+
+
+def _check_placeholders(data: Any, count: int) -> None:
+    """Check that each placeholder stands for an attachment.
+
+    :raises ValueError: one does not.
+    """
+    if isinstance(data, dict):
+        if data.get("_placeholder"):
+            number = data.get("num")
+            if type(number) is not int or not 0 <= number < count:
+                raise ValueError(f"a placeholder for attachment {number!r} of {count}")
+        data = data.values()
+    elif not isinstance(data, list):
+        return
+    for item in data:
+        _check_placeholders(item, count)
 
 
 def _is_event_name(name: Any) -> bool:
