@@ -228,7 +228,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         return await self.tasks.apart(self._make_response, response, environ)
 
     async def _respond(self, environ: dict[str, Any]) -> Any:
-        if not self._accepting or not self.tasks.running:
+        if not self.tasks.running:
             raise RefusedError(3, _SERVER_GONE, _SERVER_GONE, "503 SERVICE UNAVAILABLE")
         self._check_origin(environ)
         method = environ["REQUEST_METHOD"]
@@ -253,6 +253,9 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             )
         if sid is not None:
             return await self._handle_session(environ, sid, jsonp_index)
+        if not self._accepting:
+            # sessions that are closing have yet to take their goodbye, with a poll
+            raise RefusedError(3, _SERVER_GONE, _SERVER_GONE, "503 SERVICE UNAVAILABLE")
         if method != "GET":
             raise RefusedError(2, "Bad handshake method", f"A handshake by {method}")
         return await self._handle_connect(environ, transport, jsonp_index)
