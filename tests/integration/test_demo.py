@@ -283,12 +283,15 @@ def test_when_a_node_dies_the_demo_ends_and_says_so(folder: Path) -> None:
 def test_when_it_is_killed_its_parts_end_by_themselves(folder: Path) -> None:
     with Demo(folder) as demo:
         demo.started()
+        printed = demo.output
         demo.process.kill()
         demo.process.wait(LONG)
         # they hold its output: that ends with the last of them
         demo.read_until("")
         _, alive = psutil.wait_procs(demo.processes(), timeout=LONG)
         assert alive == []
+        # in order, too: no node has missed PostgreSQL
+        assert demo.output.removeprefix(printed).strip() == ""
         demo.assert_nothing_is_left()
 
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
+from contextlib import suppress
+
+import psycopg
 
 from anyio_sio_pg.testing import EmbeddedPostgres
+
+_GOODBYE_TIMEOUT = 5.0
+_OTHERS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 
 
 def main() -> int:
@@ -21,10 +31,19 @@ def main() -> int:
         with EmbeddedPostgres() as postgres:
             print(postgres.uri, flush=True)
             sys.stdin.buffer.read()
+            _wait_for_nodes(postgres.uri)
     except RuntimeError as exc:
         print(exc, file=sys.stderr)
         return 1
     return 0
+
+
+def _wait_for_nodes(uri: str) -> None:
+    """Return when they have gone, or after a while: when the demo is killed, all end at once."""
+    deadline = time.monotonic() + _GOODBYE_TIMEOUT
+    with suppress(psycopg.Error), psycopg.connect(uri, autocommit=True) as connection:
+        while connection.execute(_OTHERS).fetchone() != (0,) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _ignore(*_: object) -> None:
