@@ -5,8 +5,12 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from typing import Final
 
 import anyio
+
+_FEW: Final = 100
+"""Timers that are not worth a look at which of them were cancelled."""
 
 
 class Timer:
@@ -27,6 +31,11 @@ class Timer:
         """The time, on the event loop's clock."""
         return self._when
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether it calls nothing any more."""
+        return self._function is None
+
     def cancel(self) -> None:
         """Do not call it; what it would have called is let go of."""
         self._function = None
@@ -45,9 +54,15 @@ class Timetable:
         self._timers: list[Timer] = []
         self._numbers = itertools.count()
         self._sooner = anyio.Event()
+        self._many = _FEW
 
     def call_later(self, delay: float, function: Callable[[], None]) -> Timer:
         """Call a function in so many seconds."""
+        if len(self._timers) >= self._many:
+            # those of clients that have gone would stay until their time has come
+            self._timers = [timer for timer in self._timers if not timer.cancelled]
+            heapq.heapify(self._timers)
+            self._many = max(_FEW, 2 * len(self._timers))
         timer = Timer(anyio.current_time() + delay, next(self._numbers), function)
         heapq.heappush(self._timers, timer)
         if self._timers[0] is timer:
