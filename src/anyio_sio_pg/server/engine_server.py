@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 from urllib.parse import parse_qs
 
 import anyio
@@ -21,6 +21,9 @@ from .tasks import ServerTasks
 if TYPE_CHECKING:
     import logging
     from typing import Self
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _SERVER_GONE: Final = "the server does not run"
 _TRANSPORTS: Final = ("polling", "websocket")
@@ -39,11 +42,15 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
     :raises TypeError: there is no such option.
     """
 
-    sockets: dict[str, AnyIOSocket]
+    if TYPE_CHECKING:
+
+        @property
+        def sockets(self) -> dict[str, AnyIOSocket]:  # noqa: D102 - an attribute, in truth
+            ...
 
     def __init__(
         self,
-        async_mode: str | None = None,
+        async_mode: Literal["asgi"] | None = None,
         ping_interval: float | tuple[float, float] = 25,
         ping_timeout: float = 20,
         max_http_buffer_size: int = 1_000_000,
@@ -167,9 +174,17 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         # a task that only sends must let the others run
         await anyio.lowlevel.checkpoint()
 
+    @overload
+    def start_background_task(
+        self, target: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> BackgroundTask[T]: ...
+    @overload
+    def start_background_task(
+        self, target: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> BackgroundTask[T]: ...
     def start_background_task(
         self, target: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> BackgroundTask:
+    ) -> BackgroundTask[Any]:
         """Start a task of the application's in the server's block; its end cancels it.
 
         Awaiting what this returns waits for the task and returns its result. What it raises is
@@ -183,17 +198,17 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         """Sleep for so many seconds."""
         await anyio.sleep(seconds)
 
-    def create_queue(self, *args: Any, **kwargs: Any) -> Queue[Any]:
+    def create_queue(self, maxsize: int = 0) -> Queue[Any]:
         """Return a queue with the methods of :class:`asyncio.Queue`."""
-        return Queue(*args, **kwargs)
+        return Queue(maxsize)
 
     def get_queue_empty_exception(self) -> type[Exception]:
         """Return what the queues' ``get_nowait`` raises: :class:`queue.Empty`."""
         return QueueEmpty
 
-    def create_event(self, *args: Any, **kwargs: Any) -> Event:
+    def create_event(self) -> Event:
         """Return an event with the methods of :class:`asyncio.Event`."""
-        return Event(*args, **kwargs)
+        return Event()
 
     # requests
 
@@ -227,7 +242,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             return await self._make_response(response, environ)
         return await self.tasks.apart(self._make_response, response, environ)
 
-    async def _respond(self, environ: dict[str, Any]) -> Any:
+    async def _respond(self, environ: dict[str, Any]) -> dict[str, Any] | str:
         if not self.tasks.running:
             raise RefusedError(3, _SERVER_GONE, _SERVER_GONE, "503 SERVICE UNAVAILABLE")
         self._check_origin(environ)
@@ -271,7 +286,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
 
     async def _handle_session(
         self, environ: dict[str, Any], sid: str, jsonp_index: int | None
-    ) -> Any:
+    ) -> dict[str, Any] | str:
         socket = self.sockets.get(sid)
         method = environ["REQUEST_METHOD"]
         if socket is None or socket.gone or not socket.connected:
@@ -292,7 +307,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
 
     async def _handle_connect(
         self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None
-    ) -> Any:
+    ) -> dict[str, Any] | str:
         """Open a session (Engine.IO protocol v4, section "Handshake")."""
         sid = self.generate_id()
         socket = AnyIOSocket(self, sid)
@@ -325,7 +340,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
                 # unless it has begun, there is nobody who would close it
                 socket.begin_close(self.reason.TRANSPORT_ERROR)
         socket.connected = True
-        headers = []
+        headers: list[tuple[str, str]] = []
         if self.cookie:
             attributes = self.cookie
             if isinstance(attributes, str):
@@ -419,7 +434,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             args = args[:-1]
         try:
             result = handler(*args)
-            return await result if isinstance(result, Awaitable) else result
+            return cast("Any", await result) if isinstance(result, Awaitable) else result
         except Exception:
             self.logger.exception("%s handler error", event)
             # a connection that its handler could not judge is refused

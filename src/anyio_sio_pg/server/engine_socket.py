@@ -6,7 +6,7 @@ import base64
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import parse_qs
 
 import anyio
@@ -18,7 +18,9 @@ from .outgoing import Outgoing
 from .timetable import Timer
 
 if TYPE_CHECKING:
-    from .engine_server import AnyIOEngineServer
+    from .base import Reason
+    from .primitives import Queue
+    from .tasks import ServerTasks
 
 UPGRADE_TIMEOUT: Final = 10.0
 """Seconds in which a client has to complete an upgrade, as in the reference server."""
@@ -52,6 +54,36 @@ class _InvalidPacketError(Exception):
     """What a client has sent is not a packet, or none that it may send."""
 
 
+class SocketServer(Protocol):
+    """What a session needs of its server."""
+
+    ping_interval: float
+    ping_timeout: float
+    max_http_buffer_size: int
+    async_handlers: bool
+    monitor_clients: bool
+    shutdown_timeout: float
+    reason: type[Reason]
+    logger: logging.Logger
+    tasks: ServerTasks
+    _async: dict[str, Any]
+
+    @property
+    def sockets(self) -> dict[str, AnyIOSocket]:
+        """The sessions, by their sids."""
+        ...
+
+    def create_queue(self) -> Queue[Any]:
+        """Return what :class:`AsyncSocket` takes for its queue."""
+        ...
+
+    async def read_body(self, environ: dict[str, Any]) -> bytes:
+        """Return a request's body."""
+        ...
+
+    async def _trigger_event(self, event: str, *args: Any, run_async: bool = False) -> Any: ...
+
+
 class AnyIOSocket(AsyncSocket):
     """An Engine.IO session (Engine.IO protocol v4).
 
@@ -60,10 +92,19 @@ class AnyIOSocket(AsyncSocket):
     the disconnect handler has run.
     """
 
-    server: AnyIOEngineServer
+    # declared here, too, for type checkers that have no stubs for python-engineio
+    server: SocketServer
+    sid: str
     queue: Outgoing
+    last_ping: float | None
+    connected: bool
+    upgrading: bool
+    upgraded: bool
+    closing: bool
+    closed: bool
+    session: dict[str, Any]
 
-    def __init__(self, server: AnyIOEngineServer, sid: str):
+    def __init__(self, server: SocketServer, sid: str):
         super().__init__(server, sid)
         self.queue = Outgoing()
         # the timetable knows when a pong is due; a wall clock that jumps must not matter
@@ -288,10 +329,11 @@ class AnyIOSocket(AsyncSocket):
 
     # WebSocket
 
-    async def serve_websocket(self, environ: dict[str, Any]) -> Any:
+    async def serve_websocket(self, environ: dict[str, Any]) -> str:
         """Accept a WebSocket connection and serve it; a second one is closed at once."""
         connection = self.server._async["websocket"](self._websocket_handler, self.server)
-        return await connection(environ)
+        response: str = await connection(environ)
+        return response
 
     async def _websocket_handler(self, ws: Any) -> None:
         """Serve a WebSocket connection that has been accepted, until it has ended."""

@@ -138,13 +138,13 @@ def _wake_next(waiting: deque[anyio.Event]) -> None:
         waiting.popleft().set()
 
 
-class BackgroundTask:
+class BackgroundTask(Generic[T]):
     """A task that ``start_background_task`` has started; awaiting it returns its result."""
 
     def __init__(self) -> None:
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
-        self._result: Any = None
+        self._result: T | None = None
         self._exception: BaseException | None = None
 
     def cancel(self) -> None:
@@ -155,12 +155,12 @@ class BackgroundTask:
         """Whether it has ended."""
         return self._ended.is_set()
 
-    async def wait(self) -> Any:
+    async def wait(self) -> T | None:
         """Wait for its end; return what it returned (None if it was cancelled) or raise."""
         await self._ended.wait()
         if self._exception is not None:
             raise self._exception
         return self._result
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[Any, Any, T | None]:
         return self.wait().__await__()

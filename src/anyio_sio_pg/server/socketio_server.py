@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 import anyio
-import anyio.lowlevel
 from engineio.packet import MESSAGE
 from engineio.packet import Packet as EnginePacket
 from socketio import AsyncManager, exceptions
@@ -34,6 +33,11 @@ if TYPE_CHECKING:
     import logging
     from typing import Self
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Value = dict[str, Any] | list[Any] | str | bytes | float | None
+"""What a client's packet is made of."""
 _ATTACHED: Final = 10
 """An event's attachments together can have this times ``max_http_buffer_size`` bytes: as many as
 the reference server allows, which counts ten attachments of any size."""
@@ -65,13 +69,17 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
     :raises TypeError: there is no such option.
     """
 
-    eio: AnyIOEngineServer
+    if TYPE_CHECKING:
+
+        @property
+        def eio(self) -> AnyIOEngineServer:  # noqa: D102 - an attribute, in truth
+            ...
 
     def __init__(
         self,
         client_manager: AsyncManager | None = None,
         logger: bool | logging.Logger = False,
-        serializer: str | type[Packet] = "default",
+        serializer: Literal["default", "msgpack"] | type[Packet] = "default",
         json: Any = None,
         async_handlers: bool = True,
         always_connect: bool = False,
@@ -80,7 +88,7 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         connect_timeout: float = 45.0,
         shutdown_timeout: float = 5.0,
         engineio_logger: bool | logging.Logger = False,
-        async_mode: str | None = None,
+        async_mode: Literal["asgi"] | None = None,
         ping_interval: float | tuple[float, float] = 25,
         ping_timeout: float = 20,
         max_http_buffer_size: int = 1_000_000,
@@ -147,9 +155,17 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         self.logger.info("Socket.IO is shutting down")
         await self.eio.shutdown()
 
+    @overload
+    def start_background_task(
+        self, target: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> BackgroundTask[T]: ...
+    @overload
+    def start_background_task(
+        self, target: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> BackgroundTask[T]: ...
     def start_background_task(
         self, target: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> BackgroundTask:
+    ) -> BackgroundTask[Any]:
         """Start a task of the application's in the server's block; its end cancels it.
 
         Awaiting what this returns waits for the task and returns its result. What it raises is
@@ -476,7 +492,7 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             method = getattr(target, f"on_{event}", None)
             return await target.trigger_event(event, *_fitting(method, event, arguments))
         result = handler(*_fitting(handler, event, arguments))
-        return await result if isinstance(result, Awaitable) else result
+        return cast("Any", await result) if isinstance(result, Awaitable) else result
 
 
 def _fitting(
@@ -493,35 +509,44 @@ def _check_packet(pkt: Packet) -> None:
 
     :raises ValueError: the packet is none that a client may send.
     """
-    kind, data = pkt.packet_type, pkt.data
+    kind = pkt.packet_type
+    data: _Value = pkt.data
     if kind == CONNECT:
         valid = data is None or isinstance(data, dict)
     elif kind == DISCONNECT:
         valid = data is None
     elif kind in (EVENT, BINARY_EVENT):
-        valid = bool(isinstance(data, list) and data and _is_event_name(data[0]))
+        valid = isinstance(data, list) and bool(data) and _is_event_name(data[0])
     else:
         valid = kind in (ACK, BINARY_ACK) and isinstance(data, list) and pkt.id is not None
     if pkt.attachment_count and kind not in (BINARY_EVENT, BINARY_ACK):
         valid = False
-    if not valid or not isinstance(pkt.namespace, str | None) or not isinstance(pkt.id, int | None):
+    if not valid or not _is_address(pkt.namespace, pkt.id):
         raise ValueError(f"a packet of type {kind!r} with data {str(data)[:100]!r}")
 
 
-def _check_placeholders(data: Any, count: int) -> None:
+def _is_address(namespace: object, id: object) -> bool:
+    # MessagePack's codec takes them as they come
+    return isinstance(namespace, str | None) and isinstance(id, int | None)
+
+
+def _check_placeholders(data: _Value, count: int) -> None:
     """Check that each placeholder stands for an attachment.
 
     :raises ValueError: one does not.
     """
+    items: Iterable[Any]
     if isinstance(data, dict):
         if data.get("_placeholder"):
             number = data.get("num")
             if type(number) is not int or not 0 <= number < count:
                 raise ValueError(f"a placeholder for attachment {number!r} of {count}")
-        data = data.values()
-    elif not isinstance(data, list):
+        items = data.values()
+    elif isinstance(data, list):
+        items = data
+    else:
         return
-    for item in data:
+    for item in items:
         _check_placeholders(item, count)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ class ServerTasks:
             finally:
                 self._group = None
 
-    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Start a task that deals with its own errors."""
         self._running_group().start_soon(function, *args)
 
@@ -68,14 +68,14 @@ class ServerTasks:
             task_status.started()
             await self._contained(handler, *args)
 
-    def background(self, target: Callable[..., Any], args: Any, kwargs: Any) -> BackgroundTask:
+    def background(self, target: Callable[..., Any], args: Any, kwargs: Any) -> BackgroundTask[Any]:
         """Start a task of the application's."""
-        task = BackgroundTask()
+        task: BackgroundTask[Any] = BackgroundTask()
         self._running_group().start_soon(self._background, task, target, args, kwargs)
         return task
 
     async def _background(
-        self, task: BackgroundTask, target: Callable[..., Any], args: Any, kwargs: Any
+        self, task: BackgroundTask[Any], target: Callable[..., Any], args: Any, kwargs: Any
     ) -> None:
         try:
             with task._scope:
