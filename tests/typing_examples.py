@@ -10,7 +10,8 @@ that nothing needs any more is one itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, assert_type
@@ -21,7 +22,9 @@ from anyio_sio_pg import (
     AdapterClosedError,
     AdapterError,
     AnyIOConnection,
+    AnyIOEngineServer,
     AnyIOManager,
+    AnyIOServer,
     ConnectionLostError,
     MessagesLostError,
     PostgresEmitter,
@@ -39,6 +42,7 @@ from anyio_sio_pg import (
     open_postgres_adapter,
     open_postgres_emitter,
 )
+from anyio_sio_pg.server.primitives import BackgroundTask, Event, Queue
 from anyio_sio_pg.testing import EmbeddedPostgres
 
 
@@ -316,6 +320,182 @@ def embedded() -> None:
     EmbeddedPostgres(Path("bin"), ["log_statement = all"])
 
 
+def is_allowed(origin: str | None, environ: dict[str, Any]) -> bool:
+    return origin is not None and bool(environ)
+
+
+async def server_options(manager: PostgresManager) -> None:
+    import json
+
+    sio = AnyIOServer(
+        manager,
+        logger=logging.getLogger(),
+        serializer="msgpack",
+        json=json,
+        async_handlers=True,
+        always_connect=False,
+        namespaces=["/", "/chat"],
+        connect_timeout=45,
+        shutdown_timeout=5.0,
+        engineio_logger=True,
+        async_mode="asgi",
+        ping_interval=(25, 5),
+        ping_timeout=20.0,
+        max_http_buffer_size=1_000_000,
+        allow_upgrades=True,
+        http_compression=True,
+        compression_threshold=1024,
+        cookie={"name": "io", "path": "/", "secure": True},
+        cors_allowed_origins=is_allowed,
+        cors_credentials=True,
+        monitor_clients=None,
+        transports="websocket",
+    )
+    assert_type(sio, AnyIOServer)
+    AnyIOServer(client_manager=AnyIOManager(), namespaces="*", cors_allowed_origins="*")
+    eio = AnyIOEngineServer(
+        "asgi",
+        ping_interval=25,
+        ping_timeout=20,
+        max_http_buffer_size=1_000_000,
+        allow_upgrades=False,
+        http_compression=False,
+        compression_threshold=0,
+        cookie="io",
+        cors_allowed_origins=["https://example.org"],
+        cors_credentials=False,
+        logger=False,
+        json=json,
+        async_handlers=False,
+        monitor_clients=True,
+        transports=["polling", "websocket"],
+        shutdown_timeout=5,
+    )
+    assert_type(eio, AnyIOEngineServer)
+    async with sio as entered, eio as eio_entered, AnyIOServer() as plain:
+        assert_type(entered, AnyIOServer)
+        assert_type(eio_entered, AnyIOEngineServer)
+        assert_type(plain, AnyIOServer)
+    assert_type(await sio.shutdown(), None)
+    assert_type(await eio.shutdown(), None)
+
+
+class OwnServer(AnyIOServer):
+    """A user's own server."""
+
+
+class OwnEngineServer(AnyIOEngineServer):
+    """A user's own server."""
+
+
+async def own_server() -> None:
+    async with OwnServer() as sio, OwnEngineServer() as eio:
+        assert_type(sio, OwnServer)
+        assert_type(eio, OwnEngineServer)
+
+
+async def handlers(sio: AnyIOServer, eio: AnyIOEngineServer) -> None:
+    @sio.event
+    async def message(sid: str, text: str) -> int:
+        return len(sid + text)
+
+    @sio.event(namespace="/chat")
+    def disconnect(sid: str, reason: str) -> None:
+        assert_type(reason == sio.reason.PING_TIMEOUT, bool)
+
+    @sio.on("connect", namespace="/chat")
+    async def connect(sid: str, environ: dict[str, Any], auth: dict[str, str] | None) -> bool:
+        return bool(environ and auth)
+
+    @eio.on("message")
+    async def received(sid: str, data: str | bytes) -> None:
+        await eio.send(sid, data)
+
+    assert_type(await message("sid", "text"), int)
+    assert_type(disconnect("sid", "reason"), None)
+    assert_type(await connect("sid", {}, None), bool)
+    assert_type(await received("sid", b"data"), None)
+    assert_type(sio.on("message", message), None)
+    assert_type(sio.on("message", handler=message, namespace="/chat"), None)
+    assert_type(eio.on("message", received), None)
+    assert_type(sio.handlers, dict[str, dict[str, Callable[..., Any]]])
+    assert_type(eio.handlers, dict[str, Callable[..., Any]])
+
+
+async def serving(sio: AnyIOServer, sids: set[str], rooms: Iterable[str | int]) -> None:
+    def acknowledged(*answers: Any) -> None:
+        del answers
+
+    assert_type(await sio.emit("event"), None)
+    await sio.emit("event", {"a": 1}, "room", skip_sid="sid", namespace="/chat")
+    await sio.emit("event", ("two", "arguments"), room=7, skip_sid=sids, ignore_queue=True)
+    await sio.emit("event", to=rooms, callback=acknowledged)
+    assert_type(await sio.send("text", to=["a", 1], namespace="/chat"), None)
+    assert_type(await sio.call("event", 1, to="sid", namespace="/chat", timeout=0.5), Any)
+    assert_type(await sio.call("event", sid="sid", timeout=None), Any)
+    assert_type(await sio.enter_room("sid", "room"), None)
+    assert_type(await sio.leave_room("sid", 1, namespace="/chat"), None)
+    assert_type(await sio.close_room("room", namespace="/chat"), None)
+    assert_type(sio.rooms("sid", namespace="/chat"), list[str | int])
+    assert_type(sio.transport("sid", namespace="/chat"), str)
+    assert_type(sio.get_environ("sid", namespace="/chat"), dict[str, Any] | None)
+    assert_type(await sio.get_session("sid", namespace="/chat"), dict[str, Any])
+    assert_type(await sio.save_session("sid", {"a": 1}, namespace="/chat"), None)
+    async with sio.session("sid", namespace="/chat") as session:
+        assert_type(session, dict[str, Any])
+    assert_type(await sio.disconnect("sid", namespace="/chat", ignore_queue=True), None)
+    assert_type(await sio.sleep(0.1), None)
+    assert_type(sio.eio, AnyIOEngineServer)
+    assert_type(sio.manager.is_connected("sid", "/"), bool)
+    assert_type(sio.connect_timeout, float)
+    assert_type(sio.async_mode, str)
+    assert_type(sio.logger, logging.Logger)
+
+
+async def serving_engine(eio: AnyIOEngineServer) -> None:
+    assert_type(await eio.send("sid", b"data"), None)
+    assert_type(eio.transport("sid"), str)
+    assert_type(await eio.get_session("sid"), dict[str, Any])
+    assert_type(await eio.save_session("sid", {}), None)
+    async with eio.session("sid") as session:
+        assert_type(session, dict[str, Any])
+    assert_type(await eio.disconnect("sid"), None)
+    assert_type(await eio.disconnect(), None)
+    assert_type(await eio.sleep(), None)
+    assert_type(eio.create_queue(1), Queue[Any])
+    assert_type(eio.create_event(), Event)
+    assert_type(eio.get_queue_empty_exception(), type[Exception])
+    assert_type(eio.ping_interval, float)
+    assert_type(eio.ping_timeout, float)
+    assert_type(eio.max_http_buffer_size, int)
+    assert_type(eio.monitor_clients, bool)
+    assert_type(eio.shutdown_timeout, float)
+    for sid, socket in eio.sockets.items():
+        assert_type(sid, str)
+        assert_type(socket.sid, str)
+        assert_type(socket.upgraded, bool)
+        assert_type(socket.session, dict[str, Any])
+        assert_type(await socket.close(wait=False, abort=True, reason="reason"), None)
+
+
+async def background(sio: AnyIOServer, eio: AnyIOEngineServer) -> None:
+    async def work(number: int, *, name: str = "") -> str:
+        return name * number
+
+    def work_sync(number: int) -> float:
+        return number / 2
+
+    task = sio.start_background_task(work, 1, name="a")
+    assert_type(task, BackgroundTask[str])
+    assert_type(await task, str | None)
+    assert_type(await task.wait(), str | None)
+    assert_type(task.done(), bool)
+    assert_type(task.cancel(), None)
+    assert_type(sio.start_background_task(work_sync, 1), BackgroundTask[float])
+    assert_type(eio.start_background_task(work, number=1), BackgroundTask[str])
+    assert_type(eio.start_background_task(work_sync, 1), BackgroundTask[float])
+
+
 async def wrong_options() -> None:
     PostgresManager(prefix_="app")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     PostgresManager(uri=5432)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -399,3 +579,101 @@ async def wrong_emitter(emitter: PostgresEmitter, socket: RemoteSocket) -> None:
     PublishError("refused")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     EmbeddedPostgres("bin")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     EmbeddedPostgres(settings=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+async def wrong_server_options() -> None:
+    AnyIOServer(client_manager="redis")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(engineio_logger="log")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(serializer="pickle")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(always_connect="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(namespaces=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(connect_timeout="45")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(logger="log")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(async_handlers="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(async_mode="threading")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(ping_interval="25")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(ping_interval=(25, 5, 1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(ping_timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(max_http_buffer_size=1e6)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(allow_upgrades=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(http_compression="gzip")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(compression_threshold="1024")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(cookie=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(cors_allowed_origins=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(cors_credentials="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(monitor_clients="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(transports=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(shutdown_timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOServer(cors_allowed_origin="*")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    AnyIOServer(None, False, "default", None, True, False, None, 45.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    AnyIOEngineServer(logger="log")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(async_handlers="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(async_mode="threading")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(ping_interval="25")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(ping_interval=(25, 5, 1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(ping_timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(max_http_buffer_size=1e6)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(allow_upgrades=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(http_compression="gzip")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(compression_threshold="1024")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(cookie=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(cors_allowed_origins=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(cors_credentials="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(monitor_clients="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(transports=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(shutdown_timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AnyIOEngineServer(json=None, client_manager=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    AnyIOEngineServer(connect_timeout=45.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with AnyIOServer():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass
+
+
+async def wrong_server_calls(sio: AnyIOServer) -> None:
+    async def work(number: int) -> str:
+        return str(number)
+
+    sio.on(1, work)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    sio.on("event", "handler")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    sio.on("event")("handler")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    sio.event("event")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    sio.event(name_space="/chat")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await sio.emit(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.emit("event", to=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.emit("event", name_space="/chat")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await sio.emit("event", except_rooms="room")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await sio.emit("event", skip_sid=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.emit("event", callback="callback")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.send("text", to=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.call("event", to=["a", "b"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.call("event", to="sid", timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.enter_room("sid")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await sio.enter_room("sid", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.leave_room("sid", 1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.close_room("room", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await sio.disconnect()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await sio.save_session("sid", "session")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    sio.rooms(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    sio.transport(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    sio.session()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with sio.session("sid"):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    sio.eio = AnyIOEngineServer()  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    sio.start_background_task("work")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    sio.start_background_task(work)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    sio.start_background_task(work, "1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await sio.sleep("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def wrong_engine_calls(eio: AnyIOEngineServer) -> None:
+    async def work(number: int) -> str:
+        return str(number)
+
+    eio.on("message", "handler")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    eio.on("message", work, "/")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await eio.send("sid")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await eio.send(1, "data")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await eio.disconnect(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    eio.session(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    eio.create_queue("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    eio.start_background_task(work, name="1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    eio.sockets[1]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
