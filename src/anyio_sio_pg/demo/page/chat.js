@@ -21,8 +21,10 @@ function element(tag, properties = {}, ...children) {
 const query = new URLSearchParams(location.search);
 const rooms = new Map(); // the rooms that we are in: name -> {entries, unread}
 const wanted = new Set((query.get("room") || FIRST_ROOM).split(",").filter(Boolean));
+const early = new Map(); // what was said in a room before the answer that lets us in
 const trips = [];
 const waves = new Map(); // sid -> what came of waving
+let joining = 0;
 let current = null;
 let me = { id: null, name: "", node: "" };
 let people = [];
@@ -70,11 +72,17 @@ async function ask(event, ...values) {
 // Rooms
 
 async function join(name) {
+  joining += 1;
   const answer = await ask("join", name);
-  if (!answer) return;
-  wanted.add(answer.room);
-  if (!rooms.has(answer.room)) rooms.set(answer.room, { entries: [], unread: false });
-  show(answer.room);
+  joining -= 1;
+  if (answer) {
+    wanted.add(answer.room);
+    if (!rooms.has(answer.room)) {
+      rooms.set(answer.room, { entries: early.get(answer.room) || [], unread: false });
+    }
+    show(answer.room);
+  }
+  if (!joining) early.clear();
 }
 
 async function leave(name) {
@@ -200,7 +208,10 @@ function drawEntry(entry) {
 
 function add(name, entry) {
   const room = rooms.get(name);
-  if (!room) return;
+  if (!room) {
+    if (joining && entry.kind !== "note") early.set(name, [...early.get(name) || [], entry]);
+    return;
+  }
   room.entries.push(entry);
   if (room.entries.length > MOST_ENTRIES) {
     const [old] = room.entries.splice(0, 1);
