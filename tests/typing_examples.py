@@ -582,7 +582,6 @@ async def wrong_emitter(emitter: PostgresEmitter, socket: RemoteSocket) -> None:
 
 
 async def wrong_server_options() -> None:
-    AnyIOServer(client_manager="redis")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AnyIOServer(engineio_logger="log")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AnyIOServer(serializer="pickle")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AnyIOServer(always_connect="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -624,8 +623,6 @@ async def wrong_server_options() -> None:
     AnyIOEngineServer(shutdown_timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AnyIOEngineServer(json=None, client_manager=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     AnyIOEngineServer(connect_timeout=45.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    with AnyIOServer():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
-        pass
 
 
 async def wrong_server_calls(sio: AnyIOServer) -> None:
