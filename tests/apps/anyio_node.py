@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import socketio
+import uvicorn
 from control import OPTIONS, URI, equip
 
 from anyio_sio_pg import AnyIOServer, open_postgres_adapter
@@ -23,6 +24,15 @@ async def make_app() -> AsyncIterator[socketio.ASGIApp]:
     ):
         equip(sio, manager)
         yield socketio.ASGIApp(sio)
+
+
+@contextmanager
+def leave_signals(_: uvicorn.Server) -> Iterator[None]:
+    yield
+
+
+# uvicorn would take the signals as well, and close the connections before the server has
+uvicorn.Server.capture_signals = leave_signals
 
 
 async def main(kind: Kind) -> None:
