@@ -14,7 +14,6 @@ from subprocess import PIPE
 from typing import Any, ClassVar
 
 import anyio
-import engineio.base_client
 import socketio
 import socketio.exceptions
 from anyio.streams.buffered import BufferedByteReceiveStream
@@ -44,6 +43,7 @@ class Reasons:
     by_server: str
     """The server has ended the namespace."""
     by_client: str
+    by_client_at_server: frozenset[str]
     closed: frozenset[str]
     """The server has ended the connection under it, or it was cut."""
 
@@ -136,8 +136,10 @@ class PythonClient(Client):
     """python-socketio's own client, in the test's event loop."""
 
     reasons = Reasons(
-        engineio.base_client.BaseClient.reason.SERVER_DISCONNECT,
-        engineio.base_client.BaseClient.reason.CLIENT_DISCONNECT,
+        "server disconnect",
+        "client disconnect",
+        # it closes a WebSocket before it has sent that it disconnects
+        frozenset({"client disconnect", "transport close"}),
         frozenset({"server disconnect", "transport error", "transport close"}),
     )
 
@@ -175,6 +177,10 @@ class PythonClient(Client):
         except socketio.exceptions.ConnectionError:
             # the handlers were told
             pass
+        except RuntimeError as exc:
+            # it closes its HTTP session before it reads why it was refused
+            assert str(exc) == "Connection closed."  # noqa: PT017
+            self.seen(namespaces[0]).errors.append({"message": "refused"})
 
     def _watch(self, namespace: str) -> None:
         client, seen = self._client, self.seen(namespace)
@@ -244,6 +250,7 @@ class JavaScriptClient(Client):
     reasons = Reasons(
         "io server disconnect",
         "io client disconnect",
+        frozenset({"client disconnect"}),
         frozenset({"transport close", "transport error"}),
     )
 
