@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import anyio
 import pytest
 
@@ -426,6 +428,44 @@ async def test_a_stopped_node_is_gone_at_once(
         await until(lambda: _count(there, 50))
         assert (await b.manager("stats"))["lost"] == 0
         assert "Traceback" not in leaver.log, leaver.log
+
+
+@pytest.mark.parametrize("style", PAIRS["anyio"])
+async def test_a_client_between_two_polls_is_told_of_the_end(
+    uri: str, prefix: str, style: str
+) -> None:
+    (process,) = started(uri, prefix, [style])
+    try:
+        async with (
+            connected(process, others=0) as (node,),
+            aiohttp.ClientSession(process.url) as http,
+        ):
+            polling = "/socket.io/?EIO=4&transport=polling"
+            handshake = json.loads((await _text(http.get(polling)))[1:])
+            session = f"{polling}&sid={handshake['sid']}"
+            assert await _text(http.post(session, data="40")) == "ok"
+            assert (await _text(http.get(session))).startswith("40{")
+            await node.server("emit", "last")
+            process.signal(signal.SIGTERM)
+            await until(lambda: _refuses(http, polling))
+            assert await _text(http.get(session)) == '42["last"]\x1e1'
+            # it would wait 5 s for a goodbye that nobody takes
+            assert await process.wait_ended(4) == 0, process.log
+    finally:
+        process.end()
+
+
+async def _text(request: Any) -> str:
+    async with request as response:
+        text: str = await response.text()
+        assert response.status == 200, text
+        return text
+
+
+async def _refuses(http: aiohttp.ClientSession, path: str) -> bool:
+    # no handshake: the end would wait for a session that it opened
+    async with http.post(path) as response:
+        return response.status == 503
 
 
 @pytest.mark.parametrize(
