@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast, overload
@@ -26,6 +27,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SERVER_GONE: Final = "the server does not run"
+_NOT_WANTED: Final = re.compile(r"q=0(\.0*)?")
+"""The weight of an encoding that a client refuses (RFC 9110, section 12.4.2)."""
 _TRANSPORTS: Final = ("polling", "websocket")
 
 
@@ -411,8 +414,8 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         if not self.http_compression or len(response["response"]) < self.compression_threshold:
             return
         for accepted in environ.get("HTTP_ACCEPT_ENCODING", "").split(","):
-            encoding = accepted.split(";")[0].strip()
-            if encoding in self.compression_methods:
+            encoding, _, weight = accepted.replace(" ", "").partition(";")
+            if encoding in self.compression_methods and not _NOT_WANTED.fullmatch(weight):
                 response["response"] = getattr(self, f"_{encoding}")(response["response"])
                 response["headers"].append(("Content-Encoding", encoding))
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -370,8 +371,8 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             return partial
         if not isinstance(data, str) and self.packet_class.uses_binary_events:
             raise ValueError("an attachment that no packet has announced")
-        if self.packet_class is Packet and not _PACKET.match(data):
-            raise ValueError(f"{data[:100]!r} does not begin as a packet does")
+        if self.packet_class is Packet:
+            _check_text(data)
         pkt = self.packet_class(encoded_packet=data)
         _check_packet(pkt)
         if pkt.attachment_count:
@@ -502,6 +503,24 @@ def _fitting(
     if handler is None or event not in ("connect", "disconnect"):
         return arguments
     return arguments if accepts(handler, len(arguments)) else arguments[:-1]
+
+
+def _check_text(text: str) -> None:
+    """Check what the default codec lets pass, before it does.
+
+    :raises ValueError: it is not a packet.
+    """
+    start = _PACKET.match(text)
+    if start is None:
+        raise ValueError(f"{text[:100]!r} does not begin as a packet does")
+    payload = start.end() - 1
+    if text[payload] in "[{" and ("NaN" in text or "Infinity" in text):
+        # Python reads them, where JSON does not have them
+        json.loads(text[payload:], parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check_packet(pkt: Packet) -> None:
