@@ -11,8 +11,9 @@ import json
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
+from http.client import HTTPConnection
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +22,18 @@ import engineio
 import pytest
 
 from anyio_sio_pg import AnyIOEngineServer
-from raw_clients import Log, Polling, Response, Site, Sites, Socket, handshake, sites, until
+from raw_clients import (
+    TIMEOUT,
+    Log,
+    Polling,
+    Response,
+    Site,
+    Sites,
+    Socket,
+    handshake,
+    sites,
+    until,
+)
 from serving import HOST, KINDS
 
 Start = Callable[..., Site]
@@ -37,8 +49,9 @@ async def make_app(log: Log, **options: Any) -> AsyncIterator[Any]:
     async with AnyIOEngineServer(shutdown_timeout=0.2, **options) as server:
 
         @server.on("connect")
-        async def connect(sid: str, environ: dict[str, Any]) -> None:
+        async def connect(sid: str, environ: dict[str, Any]) -> bool:
             log.add(sid, "connect")
+            return "refuse=1" not in environ["QUERY_STRING"]
 
         @server.on("message")
         async def message(sid: str, data: Any) -> None:
@@ -176,6 +189,10 @@ class TestHandshake:
     def test_an_invalid_method(self, site: Site, method: str) -> None:
         assert site.request(method, site.target(), "4hello").status == 400
 
+    def test_refused_by_the_application(self, site: Site) -> None:
+        assert site.get(refuse="1").status in (401, 403)
+        assert site.refuses(refuse="1")
+
 
 class TestHTTPLongPolling:
     """The transport: what requests there are, and how they are answered."""
@@ -267,6 +284,15 @@ class TestHTTPLongPolling:
         session.start_post(b"4he", length=6).abort()
         assert_closed(site, session)
         assert site.log.of(session.sid, "message") == []
+
+    def test_many_requests_on_one_connection(self, site: Site) -> None:
+        session = site.polling()
+        with closing(HTTPConnection(HOST, site.port, timeout=TIMEOUT)) as connection:
+            for number in range(10):
+                connection.request("POST", session.target, f"4{number}th")
+                assert connection.getresponse().read() == b"ok"
+                connection.request("GET", session.target)
+                assert connection.getresponse().read() == b"4%dth" % number
 
     def test_sessions_do_not_disturb_each_other(self, site: Site) -> None:
         one, two = site.polling(), site.polling()
@@ -483,6 +509,23 @@ class TestUpgrade:
         client = session.upgrade()
         client.send("5")
         assert goes_on(client)
+
+    @pytest.mark.parametrize("frames", [[], ["2probe"]], ids=["before", "after"])
+    def test_not_completed_in_time(
+        self, site: Site, frames: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("anyio_sio_pg.server.engine_socket.UPGRADE_TIMEOUT", 0.2)
+        session = site.polling()
+        client = site.connect(sid=session.sid)
+        client.send(*frames)
+        assert client.rest() == ["3probe"] * len(frames)
+        assert goes_on_after_noops(session)
+
+    def test_not_allowed(self, start: Start) -> None:
+        site = start(allow_upgrades=False)
+        session = site.polling()
+        assert site.refuses(sid=session.sid)
+        assert goes_on(session)
 
     def test_a_session_that_is_closed_meanwhile(self, site: Site) -> None:
         session = site.polling()
@@ -799,7 +842,7 @@ class TestCompression:
         assert response.headers["content-encoding"] == "deflate"
         assert zlib.decompress(response.body).decode() == self.LARGE
 
-    @pytest.mark.parametrize("encodings", ["", "identity", "br"])
+    @pytest.mark.parametrize("encodings", ["", "identity", "br", "gzip;q=0, identity"])
     def test_not_asked_for(self, site: Site, encodings: str) -> None:
         response = self.poll(site, encodings)
         assert "content-encoding" not in response.headers

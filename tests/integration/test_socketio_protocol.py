@@ -206,6 +206,13 @@ class TestConnectionToANamespace:
         client.send('421["auth"]')
         assert client.read() == '431[{"token":"123"}]'
 
+    def test_main_by_its_name(self, site: Site) -> None:
+        client = open_websocket(site)
+        client.send('40/,{"token":"123"}')
+        joined(client.read_text())
+        client.send('42/,1["auth"]')
+        assert client.read() == '431[{"token":"123"}]'
+
     def test_custom(self, site: Site) -> None:
         client = open_websocket(site)
         join(client, "/custom")
@@ -426,6 +433,12 @@ class TestSendingAndReceivingData:
         session.say(*(f'42["message",{number}]' for number in range(50)))
         assert session.hear(50) == [f'42["message-back",{number}]' for number in range(50)]
 
+    def test_names_of_what_json_does_not_have(self, site: Site) -> None:
+        client = connect(site)
+        client.send('42["message","NaN",{"Infinity":"-Infinity"}]', "40/NaN,")
+        assert client.read() == '42["message-back","NaN",{"Infinity":"-Infinity"}]'
+        assert client.read() == '44/NaN,{"message":"Invalid namespace"}'
+
     def test_an_unknown_event(self, site: Site) -> None:
         client = connect(site)
         client.send('42["unknown",1]', "42[7]")
@@ -455,6 +468,8 @@ class TestSendingAndReceivingData:
             "1",
             '"message"',
             '["message"',
+            '["message",NaN]',
+            '["message",[-Infinity]]',
         ],
     )
     def test_an_invalid_payload_closes_the_connection(
