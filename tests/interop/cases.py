@@ -116,7 +116,7 @@ class Cases:
         assert await client.call("echo", *args) == args
         answer = await server.call("ask", tuple(args), to=sid)
         assert answer == returned(args)
-        assert client.events("ask") == [args]
+        assert await client.received("ask", 1) == [args]
 
         answers: list[Any] = []
         await server.emit("ask", tuple(args), to=sid, callback=lambda *got: answers.append(got))
@@ -127,11 +127,16 @@ class Cases:
         client = await open_client()
         sid = await client.connected()
         every_byte = bytes(range(256)) * 5
-        for args in ([every_byte], [b""], [NESTED], [b"a", "b", b"c", NESTED, [b"d", b"e"]]):
+        messages: list[list[Any]] = [
+            [every_byte],
+            [b""],
+            [NESTED],
+            [b"a", "b", b"c", NESTED, [b"d", b"e"]],
+        ]
+        for args in messages:
             assert await client.call("echo", *args) == args
-            answer = await server.call("ask", tuple(args), to=sid)
-            assert answer == returned(args)
-            assert client.events("ask")[-1] == args
+            assert await server.call("ask", tuple(args), to=sid) == returned(args)
+        assert await client.received("ask", len(messages)) == messages
 
     async def test_many_attachments_in_a_row(self, server: Server, open_client: Open) -> None:
         client = await open_client()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gc
 import itertools
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import Any, ClassVar
 
+import aiohttp
 import anyio
 import socketio
 import socketio.exceptions
@@ -146,6 +149,7 @@ class PythonClient(Client):
     def __init__(self, mode: str):
         super().__init__(mode)
         self._client: Any = None
+        self._http: aiohttp.ClientSession | None = None
 
     async def open(
         self,
@@ -157,7 +161,10 @@ class PythonClient(Client):
         reconnect: bool = False,
         msgpack: bool = False,
     ) -> None:
+        # its own sessions it does not always close
+        self._http = aiohttp.ClientSession()
         self._client = client = socketio.AsyncClient(
+            http_session=self._http,
             reconnection=reconnect,
             reconnection_delay=0.05,
             randomization_factor=0,
@@ -177,10 +184,6 @@ class PythonClient(Client):
         except socketio.exceptions.ConnectionError:
             # the handlers were told
             pass
-        except RuntimeError as exc:
-            # it closes its HTTP session before it reads why it was refused
-            assert str(exc) == "Connection closed."  # noqa: PT017
-            self.seen(namespaces[0]).errors.append({"message": "refused"})
 
     def _watch(self, namespace: str) -> None:
         client, seen = self._client, self.seen(namespace)
@@ -220,8 +223,16 @@ class PythonClient(Client):
         raise NotImplementedError("this client has no such call")
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.shutdown()
+        if self._client is None or self._http is None:
+            return
+        await self._client.shutdown()
+        await self._http.close()
+        if self._client.reconnection:
+            # after a cut it leaves a response unread
+            self._client = None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
 
 
 class JavaScript(ABC):
