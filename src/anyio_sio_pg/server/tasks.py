@@ -37,6 +37,9 @@ class ServerTasks:
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
         """Own the tasks for the block; none of them outlives it."""
+        # the server may have been made in another event loop, or in none
+        self._no_handlers = Event()
+        self._no_handlers.set()
         async with Reporter(None).task_group() as group:
             self._group = group
             group.start_soon(self.timetable.run)
