@@ -225,6 +225,10 @@ class PythonClient(Client):
     async def close(self) -> None:
         if self._client is None or self._http is None:
             return
+        if self._client.connected:
+            # while it posts, it does not come to send that it disconnects, and hangs on its poll
+            with anyio.fail_after(TIMEOUT):
+                await self._client.eio.queue.join()
         await self._client.shutdown()
         await self._http.close()
         if self._client.reconnection:
