@@ -266,6 +266,20 @@ class TestConnectionToANamespace:
         joined(client.read_text(), "/greeting,")
         assert client.read() == '42/greeting,["hello"]'
 
+    def test_events_of_the_connect_handler_when_all_are_let_in(self, start: Start) -> None:
+        client = open_websocket(start(always_connect=True))
+        client.send("40/greeting,")
+        joined(client.read_text(), "/greeting,")
+        assert client.read() == '42/greeting,["hello"]'
+
+    def test_refused_when_all_are_let_in(self, start: Start) -> None:
+        client = open_websocket(start(always_connect=True))
+        client.send("40/refused,")
+        joined(client.read_text(), "/refused,")
+        assert client.read() == "41/refused,"
+        join(client)
+        assert goes_on(client)
+
     def test_unknown(self, site: Site) -> None:
         client = open_websocket(site)
         client.send("40/random")
