@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 from urllib.parse import parse_qs
 
@@ -17,7 +17,7 @@ from engineio.packet import OPEN, Packet
 from .base import BaseEngineServer
 from .engine_socket import SEPARATOR, AnyIOSocket, RefusedError, as_text
 from .primitives import BackgroundTask, Event, Queue, QueueEmpty
-from .tasks import ServerTasks
+from .tasks import EndedError, ServerTasks
 
 if TYPE_CHECKING:
     import logging
@@ -100,6 +100,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         self.monitor_clients = monitor_clients is None or monitor_clients
         self.shutdown_timeout = shutdown_timeout
         self.tasks = ServerTasks(self.logger)
+        self.handles_messages_inline = False
         self._accepting = False
 
     def async_modes(self) -> list[str]:
@@ -122,8 +123,9 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         """Close all clients, and refuse new ones.
 
         Call it before the ASGI server is told to end, so that this need not wait for open
-        connections; the end of the block does it, too. It waits for ``shutdown_timeout`` seconds
-        at most, then cancels the handlers that have not ended.
+        connections; the end of the block does it, too. It returns when all handlers have ended,
+        but for the one that calls it, and after ``shutdown_timeout`` seconds at the latest;
+        disconnect handlers that have not ended then are cancelled.
         """
         self._accepting = False
         if not self.tasks.running:
@@ -147,7 +149,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         """Disconnect a client; without ``sid``, all of them.
 
         Returns when they have been sent what was due to them and their disconnect handlers have
-        run, and after ``shutdown_timeout`` seconds at the latest.
+        run, but for one that calls this, and after ``shutdown_timeout`` seconds at the latest.
         """
         if sid is not None:
             socket = self.sockets.get(sid)
@@ -230,24 +232,41 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         try:
             response = await self._respond(environ)
         except RefusedError as exc:
-            self._log_error_once(str(exc), f"refused-{exc.code}-{exc.status}")
+            if self._accepting or exc.message != _SERVER_GONE:
+                self._log_error_once(str(exc), f"refused-{exc.code}-{exc.status}")
             response = _refusal(exc)
+        except EndedError:
+            response = _refusal(_gone())
         if not isinstance(response, dict):
             return response
         if scope["type"] == "websocket":
             return await self._make_response(response, environ)
-        # an ASGI server may wait until a request's body has been taken
-        while (await self.next_chunk(environ)) is not None:
-            pass
+        return await self._send_response(response, environ)
+
+    async def _send_response(self, response: dict[str, Any], environ: dict[str, Any]) -> Any:
+        headers: list[tuple[str, str]] = response["headers"]
+        if _has_more(environ):
+            # an ASGI server may wait until a request's body has been taken
+            if environ["asgi.scope"].get("http_version", "1.1").startswith("1"):
+                headers.append(("Connection", "close"))
+            if self.tasks.running:
+                self.tasks.start_soon(self._drain, environ)
         self._compress(response, environ)
-        response["headers"].append(("Content-Length", str(len(response["response"]))))
+        headers.append(("Content-Length", str(len(response["response"]))))
         if not self.tasks.running:
             return await self._make_response(response, environ)
-        return await self.tasks.apart(self._make_response, response, environ)
+        try:
+            return await self.tasks.apart(self._make_response, response, environ)
+        except EndedError:
+            return None
+
+    async def _drain(self, environ: dict[str, Any]) -> None:
+        while await self.next_chunk(environ) is not None:
+            pass
 
     async def _respond(self, environ: dict[str, Any]) -> dict[str, Any] | str:
         if not self.tasks.running:
-            raise RefusedError(3, _SERVER_GONE, _SERVER_GONE, "503 SERVICE UNAVAILABLE")
+            raise _gone()
         self._check_origin(environ)
         method = environ["REQUEST_METHOD"]
         if method == "OPTIONS":
@@ -273,7 +292,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             return await self._handle_session(environ, sid, jsonp_index)
         if not self._accepting:
             # sessions that are closing have yet to take their goodbye, with a poll
-            raise RefusedError(3, _SERVER_GONE, _SERVER_GONE, "503 SERVICE UNAVAILABLE")
+            raise _gone()
         if method != "GET":
             raise RefusedError(2, "Bad handshake method", f"A handshake by {method}")
         return await self._handle_connect(environ, transport, jsonp_index)
@@ -293,7 +312,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         socket = self.sockets.get(sid)
         method = environ["REQUEST_METHOD"]
         if socket is None or socket.gone or not socket.connected:
-            raise RefusedError(1, "Session ID unknown", f"Invalid session {sid}")
+            raise RefusedError(1, "Session ID unknown", f"Invalid session {sid!r}")
         if environ["asgi.scope"]["type"] == "websocket":
             if not self.allow_upgrades:
                 raise RefusedError(3, "Bad request", f"Session {sid} cannot be upgraded")
@@ -301,12 +320,23 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         if socket.upgraded:
             raise RefusedError(3, "Bad request", f"Unexpected HTTP request for session {sid}")
         if method == "GET":
-            packets = await socket.handle_get_request(environ)
-            return self._ok(packets, jsonp_index=jsonp_index)
+            return await self._answer_poll(socket, environ, jsonp_index)
         if method == "POST":
             await socket.handle_post_request(environ)
             return self._ok(jsonp_index=jsonp_index)
         raise RefusedError(3, "Bad request", f"Method {method} not supported")
+
+    async def _answer_poll(
+        self, socket: AnyIOSocket, environ: dict[str, Any], jsonp_index: int | None
+    ) -> str:
+        packets = await socket.handle_get_request(environ)
+        whole = False
+        try:
+            await self._send_response(self._ok(packets, jsonp_index=jsonp_index), environ)
+            whole = True
+        finally:
+            socket.answered(whole=whole)
+        return ""
 
     async def _handle_connect(
         self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None
@@ -327,15 +357,16 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
                 "maxPayload": self.max_http_buffer_size,
             }
             socket.put(Packet(OPEN, handshake))
-            accepted = await self._trigger_event("connect", sid, environ)
+            accepted = await self.tasks.apart(self._trigger_event, "connect", sid, environ)
         except BaseException:
-            del self.sockets[sid]
+            self.sockets.pop(sid, None)
             raise
         if accepted is not None and accepted is not True:
             self.sockets.pop(sid, None)
             self.logger.warning("Application rejected connection")
             return self._unauthorized(accepted or None)
-        socket.accept()
+        if not await socket.accept():
+            raise RefusedError(3, "Bad request", f"Session {sid} was closed at once")
         if transport == "websocket":
             try:
                 return await socket.serve_websocket(environ)
@@ -408,7 +439,9 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
             payload = f"___eio[{jsonp_index}]({text});"
         headers.append(("Content-Type", f"{content_type}; charset=UTF-8"))
-        return {"status": "200 OK", "headers": headers, "response": payload.encode()}
+        # halves of surrogate pairs, which only an application can have put there
+        encoded = payload.encode(errors="replace")
+        return {"status": "200 OK", "headers": headers, "response": encoded}
 
     def _compress(self, response: dict[str, Any], environ: dict[str, Any]) -> None:
         if not self.http_compression or len(response["response"]) < self.compression_threshold:
@@ -424,10 +457,14 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         handler = self.handlers.get(event)
         if handler is None:
             return None
+        if event != "message" or self.handles_messages_inline:
+            return await self._run_handler(event, handler, args)
         if run_async:
             await self.tasks.begin(self._run_handler, event, handler, args)
-            return None
-        return await self._run_handler(event, handler, args)
+        else:
+            with suppress(EndedError):
+                await self.tasks.apart(self._run_handler, event, handler, args)
+        return None
 
     async def _run_handler(
         self, event: str, handler: Callable[..., Any], args: tuple[Any, ...]
@@ -442,6 +479,16 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             self.logger.exception("%s handler error", event)
             # a connection that its handler could not judge is refused
             return False if event == "connect" else None
+
+
+def _gone() -> RefusedError:
+    return RefusedError(3, _SERVER_GONE, _SERVER_GONE, "503 SERVICE UNAVAILABLE")
+
+
+def _has_more(environ: dict[str, Any]) -> bool:
+    """Tell whether part of a request's body has not been taken."""
+    event = environ["wsgi.input"].event
+    return event is None or bool(event.get("more_body"))
 
 
 def accepts(handler: Callable[..., Any], count: int) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import parse_qs
 
 import anyio
+import anyio.lowlevel
 from engineio import exceptions
 from engineio.async_socket import AsyncSocket
 from engineio.packet import CLOSE, MESSAGE, NOOP, PING, PONG, UPGRADE, Packet, packet_names
@@ -30,11 +32,11 @@ _TOO_BIG: Final = 1009
 """RFC 6455, section 7.4.1: a message that is too big to process."""
 SEPARATOR: Final = "\x1e"
 """What parts the packets of a payload (Engine.IO protocol v4, section "Packet encoding")."""
+_YIELD_AFTER: Final = 64
+"""Packets of one client after which the other tasks get their turn."""
 _ESCAPED_LINE_END: Final = re.compile(r"(\\)?\\n")
 _IGNORED: Final = frozenset({0, UPGRADE, NOOP})
 """Packets that a client may send at times when they mean nothing."""
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class RefusedError(Exception):
@@ -62,6 +64,7 @@ class SocketServer(Protocol):
     max_http_buffer_size: int
     async_handlers: bool
     monitor_clients: bool
+    handles_messages_inline: bool
     shutdown_timeout: float
     reason: type[Reason]
     logger: logging.Logger
@@ -79,6 +82,10 @@ class SocketServer(Protocol):
 
     async def read_body(self, environ: dict[str, Any]) -> bytes:
         """Return a request's body."""
+        ...
+
+    async def next_chunk(self, environ: dict[str, Any]) -> bytes | None:
+        """Return the next part of a request's body, None after the last."""
         ...
 
     async def _trigger_event(self, event: str, *args: Any, run_async: bool = False) -> Any: ...
@@ -110,6 +117,8 @@ class AnyIOSocket(AsyncSocket):
         # the timetable knows when a pong is due; a wall clock that jumps must not matter
         self.last_ping = None
         self._accepted = False
+        self._saying_goodbye = False
+        self._reason = ""
         self._ping_is_out = False
         self._timer: Timer | None = None
         self._polling = False
@@ -118,6 +127,7 @@ class AnyIOSocket(AsyncSocket):
         self._read_scope: anyio.CancelScope | None = None
         self._write_scope: anyio.CancelScope | None = None
         self._upgrade_scope: anyio.CancelScope | None = None
+        self._body_scope: anyio.CancelScope | None = None
         self._flushed = anyio.Event()
         self._transport_ended = anyio.Event()
         self._handled = anyio.Event()
@@ -125,12 +135,19 @@ class AnyIOSocket(AsyncSocket):
     @property
     def gone(self) -> bool:
         """Whether the session is over as far as its client can see."""
-        return self._transport_ended.is_set()
+        return self._saying_goodbye or self._transport_ended.is_set()
 
-    def accept(self) -> None:
-        """Take note that the application has accepted the session."""
+    async def accept(self) -> bool:
+        """Take note that the application has accepted the session.
+
+        Returns False if it has been closed meanwhile: then its disconnect handler has run.
+        """
+        if self.closing:
+            await self.server.tasks.apart(self._disconnect_handler)
+            return False
         self._accepted = True
         self.schedule_ping()
+        return True
 
     async def send(self, pkt: Packet) -> None:
         """Send a packet; nothing to a session that is closing."""
@@ -194,7 +211,8 @@ class AnyIOSocket(AsyncSocket):
         if wait:
             with anyio.move_on_after(self.server.shutdown_timeout):
                 await self._flushed.wait()
-                await self._handled.wait()
+                if not self.server.tasks.is_mine(self):
+                    await self._handled.wait()
 
     def begin_close(self, reason: str, *, goodbye: bool = False, linger: bool = False) -> None:
         """Close the session, without waiting for what that takes.
@@ -205,36 +223,44 @@ class AnyIOSocket(AsyncSocket):
         if self.closing:
             return
         self.closing = True
+        self._reason = reason
         if self._timer is not None:
             self._timer.cancel()
         if goodbye:
             self.put(Packet(CLOSE))
         self.queue.close()
-        patience = self.server.shutdown_timeout
-        if self._upgrade_scope is not None:
-            self._upgrade_scope.cancel()
+        for scope in (self._upgrade_scope, self._body_scope):
+            if scope is not None:
+                scope.cancel()
         if self._write_scope is not None:
-            now = anyio.current_time()
-            self._write_scope.deadline = now + patience
-            if self._read_scope is not None:
-                self._read_scope.deadline = now + patience
+            self._limit_patience()
         elif not self._polling and not self.upgraded:
             if linger and self.connected:
-                self._later(patience, self.end_transport)
-            else:
+                self._later(self.server.shutdown_timeout, self.end_transport)
+            elif not self._saying_goodbye:
                 self.end_transport()
-        self.server.tasks.speak_last(self._disconnected, reason)
+        self.server.tasks.speak_last(self, self._disconnected)
 
-    async def _disconnected(self, reason: str) -> None:
+    def _limit_patience(self) -> None:
+        limit = anyio.current_time() + self.server.shutdown_timeout
+        for scope in (self._write_scope, self._read_scope):
+            if scope is not None:
+                scope.deadline = limit
+
+    async def _disconnected(self) -> None:
         try:
             if self._accepted:
-                await self.server._trigger_event("disconnect", self.sid, reason)
+                await self._disconnect_handler()
         finally:
             self._handled.set()
             self._end()
 
+    async def _disconnect_handler(self) -> None:
+        await self.server._trigger_event("disconnect", self.sid, self._reason)
+
     def end_transport(self) -> None:
         """Take note that nothing will be sent or received any more."""
+        self.queue.take()
         self._flushed.set()
         self._transport_ended.set()
         self._end()
@@ -248,14 +274,17 @@ class AnyIOSocket(AsyncSocket):
                 del self.server.sockets[self.sid]
 
     async def ended(self) -> None:
-        """Return once the session is closed."""
-        await self._handled.wait()
+        """Return once the session is closed, but for a disconnect handler that waits here."""
+        if not self.server.tasks.is_mine(self):
+            await self._handled.wait()
         await self._transport_ended.wait()
 
     # HTTP long-polling
 
     async def handle_get_request(self, environ: dict[str, Any]) -> list[Packet]:
         """Return what a poll is answered with, once there is something.
+
+        :meth:`answered` has to be called when the answer has been sent, or could not be.
 
         :raises RefusedError: another poll is pending, or the session is over or upgraded.
         """
@@ -264,21 +293,29 @@ class AnyIOSocket(AsyncSocket):
             self.begin_close(self.server.reason.TRANSPORT_ERROR, goodbye=True)
             raise RefusedError(3, "Bad request", f"Overlapping polls of session {self.sid}")
         self._polling = True
-        complete = False
         try:
-            packets = await self._next_packets(environ["asgi.receive"])
-            complete = True
+            packets = await self._next_packets(environ)
+        except BaseException:
+            if not self.upgraded:
+                self.begin_close(self.server.reason.TRANSPORT_ERROR)
+                self.end_transport()
+            raise
         finally:
             self._polling = False
-            if not complete:
-                self.begin_close(self.server.reason.TRANSPORT_ERROR)
-            if self.closing and not self.upgraded:
-                self.end_transport()
         if self.upgraded:
             raise RefusedError(3, "Bad request", f"Unexpected HTTP request for session {self.sid}")
+        self._saying_goodbye = self.closing
         return packets
 
-    async def _next_packets(self, receive: Receive) -> list[Packet]:
+    def answered(self, *, whole: bool) -> None:
+        """Take note of what has become of a poll's answer."""
+        if not whole:
+            # what was in it is lost, and the client must know
+            self.begin_close(self.server.reason.TRANSPORT_ERROR)
+        if self._saying_goodbye or not whole:
+            self.end_transport()
+
+    async def _next_packets(self, environ: dict[str, Any]) -> list[Packet]:
         packets = self.queue.take()
         if packets:
             return packets
@@ -287,18 +324,25 @@ class AnyIOSocket(AsyncSocket):
                 await self.queue.wait()
         else:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch, receive, tasks.cancel_scope)
+                tasks.start_soon(self._watch, environ, tasks.cancel_scope)
                 await self.queue.wait()
                 tasks.cancel_scope.cancel()
         if self.upgraded:
             return []
         return self.queue.take() or [Packet(NOOP)]
 
-    async def _watch(self, receive: Receive, polling: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    async def _watch(self, environ: dict[str, Any], polling: anyio.CancelScope) -> None:
+        try:
+            while await self.server.next_chunk(environ) is not None:
+                pass
+            event = environ["wsgi.input"].event
+            while event["type"] != "http.disconnect":
+                event = await environ["asgi.receive"]()
+        except Exception as exc:  # noqa: BLE001 - whatever the ASGI server raises for it
+            self.server.logger.info("%s: The connection is broken: %r", self.sid, exc)
         self.server.logger.info("%s: The client has given up its poll", self.sid)
-        self.begin_close(self.server.reason.TRANSPORT_ERROR)
+        if not self.upgraded:
+            self.begin_close(self.server.reason.TRANSPORT_ERROR)
         polling.cancel()
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
@@ -311,13 +355,19 @@ class AnyIOSocket(AsyncSocket):
             raise RefusedError(3, "Bad request", f"Overlapping POSTs of session {self.sid}")
         self._posting = True
         try:
-            body = await self.server.read_body(environ)
-            if self.queue.closed:
+            body: bytes | None = None
+            with anyio.CancelScope() as self._body_scope:
+                if self.closing:
+                    self._body_scope.cancel()
+                body = await self.server.read_body(environ)
+            if body is None:
                 raise RefusedError(3, "Bad request", f"Session {self.sid} was closed meanwhile")
-            for encoded in _split(body):
+            for number, encoded in enumerate(_split(body), 1):
                 if self.closing:
                     break
                 await self._take(encoded)
+                if number % _YIELD_AFTER == 0:
+                    await anyio.lowlevel.checkpoint()
         except RefusedError:
             self.begin_close(self.server.reason.TRANSPORT_ERROR, goodbye=True)
             raise
@@ -347,6 +397,8 @@ class AnyIOSocket(AsyncSocket):
         self.server.tasks.start_soon(self._write, ws, self._write_scope, written)
         try:
             with anyio.CancelScope() as self._read_scope:
+                if self.closing:
+                    self._limit_patience()
                 await self._read(ws)
             if self._read_scope.cancelled_caught:
                 # it was closed here, and the client has not answered
@@ -359,11 +411,14 @@ class AnyIOSocket(AsyncSocket):
             self.end_transport()
 
     async def _read(self, ws: Any) -> None:
-        while True:
+        for number in itertools.count(1):
             try:
                 frame = await ws.wait()
             except OSError:
                 return
+            if number % _YIELD_AFTER == 0:
+                # what the ASGI server has received already comes without a wait
+                await anyio.lowlevel.checkpoint()
             if self.closing:
                 continue
             try:
@@ -440,7 +495,7 @@ class AnyIOSocket(AsyncSocket):
                 if upgrade.packet_type != UPGRADE:
                     raise _InvalidPacketError("no UPGRADE packet after the probe")
                 self.upgraded = not self.closing
-        except (ValueError, _InvalidPacketError) as exc:
+        except (ValueError, RecursionError, _InvalidPacketError) as exc:
             self.server.logger.info("%s: Failed websocket upgrade: %s", self.sid, exc)
         finally:
             self._upgrade_scope = None
@@ -450,13 +505,14 @@ class AnyIOSocket(AsyncSocket):
 
     def _leave_draining(self, ws: Any) -> None:
         # an ASGI server puts what still comes into a queue, and waits while that is full
-        self.server.tasks.start_soon(_until_disconnected, ws)
+        if self.server.tasks.running:
+            self.server.tasks.start_soon(_until_disconnected, ws)
 
     # packets
 
     async def _take(self, encoded: str | bytes) -> None:
         try:
-            pkt = _decode(encoded)
+            pkt = _decode(encoded, parse=not self.server.handles_messages_inline)
         except (ValueError, RecursionError) as exc:
             raise _InvalidPacketError(f"not a packet: {encoded[:100]!r}") from exc
         try:
@@ -486,10 +542,17 @@ class AnyIOSocket(AsyncSocket):
             raise exceptions.UnknownPacketError()
 
 
-def _decode(encoded: str | bytes) -> Packet:
-    if isinstance(encoded, str) and not encoded[:1].isascii():
-        # to int() the digits of any script are digits
-        raise ValueError(f"a packet of type {encoded[:1]!r}")
+def _decode(encoded: str | bytes, *, parse: bool = True) -> Packet:
+    """Return a packet; with ``parse``, a message that is JSON becomes what it holds.
+
+    :raises ValueError: it is none.
+    """
+    if isinstance(encoded, str):
+        if not encoded[:1].isascii():
+            # to int() the digits of any script are digits
+            raise ValueError(f"a packet of type {encoded[:1]!r}")
+        if encoded[:1] == "4" and not parse:
+            return Packet(MESSAGE, encoded[1:])
     return Packet(encoded_packet=encoded)
 
 
@@ -505,8 +568,7 @@ def as_text(pkt: Packet) -> str:
 def as_frame(pkt: Packet) -> str | bytes:
     """Return a packet as it goes into a WebSocket message."""
     if pkt.binary:
-        data: bytes = pkt.data
-        return data
+        return bytes(pkt.data)
     return pkt.encode()
 
 
@@ -528,5 +590,5 @@ async def _until_disconnected(ws: Any) -> None:
     while True:
         try:
             await ws.wait()
-        except OSError:
+        except Exception:  # noqa: BLE001 - an ASGI server's own way to say that it has ended
             return

@@ -53,8 +53,10 @@ class Outgoing:
         """Return when there may be something to do."""
         if self._packets or self.closed:
             return
-        self._wakeup = anyio.Event()
+        wakeup = self._wakeup = anyio.Event()
         try:
-            await self._wakeup.wait()
+            await wakeup.wait()
         finally:
-            self._wakeup = None
+            # unless another transport waits by now
+            if self._wakeup is wakeup:
+                self._wakeup = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 import anyio
@@ -28,6 +28,7 @@ from ..protocol.messages import RESERVED_EVENTS, Room
 from .base import BaseServer
 from .engine_server import AnyIOEngineServer, accepts, check_number
 from .primitives import BackgroundTask, Event
+from .tasks import EndedError
 from .timetable import Timer
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _Value = dict[str, Any] | list[Any] | str | bytes | float | None
 _ATTACHED: Final = 10
 """An event's attachments together can have this times ``max_http_buffer_size`` bytes: as many as
 the reference server allows, which counts ten attachments of any size."""
+_MOST_ATTACHMENTS: Final = 1_000
 _NAMESPACE: Final = r"(?:/[^,]*(?:,|\Z))?"
 _PACKET: Final = re.compile(
     # type, number of attachments, namespace, id, and how the payload begins
@@ -128,7 +130,13 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             monitor_clients=monitor_clients,
             transports=transports,
         )
+        if not self.packet_class.uses_binary_events:
+            self.packet_class = _without_null_data(self.packet_class)
         self.connect_timeout = connect_timeout
+        # what has to be in a task of the block is put there one level up from the messages
+        self.eio.handles_messages_inline = True
+        self._attached: dict[str, int] = {}
+        self._leaving: dict[tuple[str, str], anyio.Event] = {}
         self._joining: dict[str, Timer] = {}
 
     @asynccontextmanager
@@ -273,9 +281,7 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
     async def _leave(self, eio_sid: str, sid: str, namespace: str, reason: str) -> None:
         """Take a client out of a namespace, once its handler has been told."""
         self.manager.pre_disconnect(sid, namespace)
-        partial = self._binary_packet.get(eio_sid)
-        if partial is not None and (partial.namespace or "/") == namespace:
-            del self._binary_packet[eio_sid]
+        left = self._leaving[eio_sid, namespace] = anyio.Event()
         if reason == self.reason.SERVER_DISCONNECT:
             await self._send_packet(eio_sid, self.packet_class(DISCONNECT, namespace=namespace))
         try:
@@ -286,6 +292,8 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             # when it is cancelled, too: a client that has gone must not stay in its rooms
             with anyio.CancelScope(shield=True):
                 await self.manager.disconnect(sid, namespace, ignore_queue=True)
+            del self._leaving[eio_sid, namespace]
+            left.set()
 
     # packets to clients
 
@@ -317,11 +325,19 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         self._forget_joining(eio_sid)
         self._binary_packet.pop(eio_sid, None)
+        self._attached.pop(eio_sid, None)
+        namespaces = list(self.manager.get_namespaces())
         try:
-            for namespace in list(self.manager.get_namespaces()):
+            for namespace in namespaces:
                 await self._handle_disconnect(eio_sid, namespace, reason)
         finally:
             self.environ.pop(eio_sid, None)
+            # when it is cancelled, too: a client that has gone must not stay anywhere
+            with anyio.CancelScope(shield=True):
+                for namespace in namespaces:
+                    sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
+                    if sid is not None and self.manager.is_connected(sid, namespace):
+                        await self.manager.disconnect(sid, namespace, ignore_queue=True)
 
     def _forget_joining(self, eio_sid: str) -> None:
         timer = self._joining.pop(eio_sid, None)
@@ -337,17 +353,24 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             return
         if pkt is None:
             return
-        if pkt.packet_type != CONNECT and not self._has_joined(eio_sid, pkt.namespace or "/"):
+        with suppress(EndedError):
+            await self._handle_packet(eio_sid, pkt)
+
+    async def _handle_packet(self, eio_sid: str, pkt: Packet) -> None:
+        apart = self.eio.tasks.apart
+        if pkt.packet_type == CONNECT:
+            await apart(self._handle_connect, eio_sid, pkt.namespace, pkt.data)
+        elif not self._has_joined(eio_sid, pkt.namespace or "/"):
+            # it may have been sent before the client could know that it was disconnected
             self.logger.info("%s is not in %s, where it has sent to", eio_sid, pkt.namespace)
-            self.eio.abort(eio_sid, self.reason.TRANSPORT_ERROR)
-        elif pkt.packet_type == CONNECT:
-            await self._handle_connect(eio_sid, pkt.namespace, pkt.data)
         elif pkt.packet_type == DISCONNECT:
-            await self._handle_disconnect(eio_sid, pkt.namespace, self.reason.CLIENT_DISCONNECT)
+            await apart(
+                self._handle_disconnect, eio_sid, pkt.namespace, self.reason.CLIENT_DISCONNECT
+            )
         elif pkt.packet_type in (EVENT, BINARY_EVENT):
             await self._handle_event(eio_sid, pkt.namespace, pkt.id, pkt.data)
         else:
-            await self._handle_ack(eio_sid, pkt.namespace, pkt.id, pkt.data)
+            await apart(self._handle_ack, eio_sid, pkt.namespace, pkt.id, pkt.data)
 
     def _has_joined(self, eio_sid: str, namespace: str) -> bool:
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
@@ -363,11 +386,12 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             if not isinstance(data, bytes):
                 raise ValueError("text where an attachment is due")
             limit = _ATTACHED * self.eio.max_http_buffer_size
-            if len(data) + sum(map(len, partial.attachments)) > limit:
+            self._attached[eio_sid] += len(data)
+            if self._attached[eio_sid] > limit:
                 raise ValueError(f"attachments of more than {limit} bytes")
             if not partial.add_attachment(data):
                 return None
-            del self._binary_packet[eio_sid]
+            del self._binary_packet[eio_sid], self._attached[eio_sid]
             return partial
         if not isinstance(data, str) and self.packet_class.uses_binary_events:
             raise ValueError("an attachment that no packet has announced")
@@ -375,9 +399,14 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             _check_text(data)
         pkt = self.packet_class(encoded_packet=data)
         _check_packet(pkt)
+        if pkt.packet_type != CONNECT and eio_sid in self._joining:
+            raise ValueError("a packet of a client that has joined no namespace")
         if pkt.attachment_count:
+            if pkt.attachment_count > _MOST_ATTACHMENTS:
+                raise ValueError(f"more than {_MOST_ATTACHMENTS} attachments")
             _check_placeholders(pkt.data, pkt.attachment_count)
             self._binary_packet[eio_sid] = pkt
+            self._attached[eio_sid] = 0
             return None
         return pkt
 
@@ -387,6 +416,9 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         environ = self.environ.get(eio_sid)
         if environ is None:
             return
+        if (left := self._leaving.get((eio_sid, namespace))) is not None:
+            # its disconnect handler is still running
+            await left.wait()
         known = self.manager.sid_from_eio_sid(eio_sid, namespace)
         if known is not None and self.manager.is_connected(known, namespace):
             self.logger.info("%s has connected to %s twice", eio_sid, namespace)
@@ -407,7 +439,8 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             accepted = refusal is None
         finally:
             if not accepted:
-                if self.always_connect:
+                if self.manager.is_connected(sid, namespace):
+                    # it was let in before its handler was asked
                     self.manager.pre_disconnect(sid, namespace)
                 with anyio.CancelScope(shield=True):
                     await self.manager.disconnect(sid, namespace, ignore_queue=True)
@@ -481,7 +514,7 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         if self.async_handlers:
             await self.eio.tasks.begin(self._handle_event_internal, *arguments)
         else:
-            await self._handle_event_internal(*arguments)
+            await self.eio.tasks.apart(self._handle_event_internal, *arguments)
 
     async def _trigger_event(self, event: str, namespace: str, *args: Any) -> Any:
         """Call the application's handler of an event."""
@@ -521,6 +554,21 @@ def _check_text(text: str) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _without_null_data(packet_class: type[Packet]) -> type[Packet]:
+    """Return a MessagePack codec that leaves out the data of a packet without data.
+
+    python-socketio's writes a null for it; socket.io-msgpack-parser refuses a DISCONNECT packet
+    with that, so that clients take it for an error of the transport, and connect again.
+    """
+    base: Any = packet_class
+
+    def to_dict(pkt: Any) -> dict[str, Any]:
+        packed: dict[str, Any] = base._to_dict(pkt)
+        return {key: value for key, value in packed.items() if key != "data" or value is not None}
+
+    return type(packet_class.__name__, (packet_class,), {"_to_dict": to_dict})
 
 
 def _check_packet(pkt: Packet) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import anyio
@@ -17,6 +19,10 @@ from .timetable import Timetable
 T = TypeVar("T")
 
 
+_handled_here: ContextVar[frozenset[object]] = ContextVar("handled_here", default=frozenset())
+"""What this task does for the server, and what the tasks did that it was started from."""
+
+
 class ServerTasks:
     """A server's task group: handlers, transports, background tasks and the timetable."""
 
@@ -24,10 +30,9 @@ class ServerTasks:
         self.timetable = Timetable()
         self._logger = logger
         self._group: TaskGroup | None = None
-        self._handlers = 0
-        self._no_handlers = Event()
-        self._no_handlers.set()
-        self._last_words: set[anyio.CancelScope] = set()
+        self._under_way: set[object] = set()
+        self._one_less = Event()
+        self._last_words: dict[object, anyio.CancelScope] = {}
 
     @property
     def running(self) -> bool:
@@ -38,8 +43,7 @@ class ServerTasks:
     async def run(self) -> AsyncGenerator[None]:
         """Own the tasks for the block; none of them outlives it."""
         # the server may have been made in another event loop, or in none
-        self._no_handlers = Event()
-        self._no_handlers.set()
+        self._one_less = Event()
         async with Reporter(None).task_group() as group:
             self._group = group
             group.start_soon(self.timetable.run)
@@ -48,9 +52,9 @@ class ServerTasks:
             finally:
                 self._group = None
 
-    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        """Start a task that deals with its own errors."""
-        self._running_group().start_soon(function, *args)
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Start a task; what it raises is logged."""
+        self._running_group().start_soon(self._contained, function, *args)
 
     async def begin(self, handler: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Start a handler, and return once it has run to its first suspension.
@@ -67,7 +71,7 @@ class ServerTasks:
         *,
         task_status: TaskStatus[None],
     ) -> None:
-        with self._handling():
+        with self._handling(object()):
             task_status.started()
             await self._contained(handler, *args)
 
@@ -82,43 +86,59 @@ class ServerTasks:
     ) -> None:
         try:
             with task._scope:
-                result = target(*args, **kwargs)
-                task._result = await result if isinstance(result, Awaitable) else result
+                try:
+                    result = target(*args, **kwargs)
+                    task._result = await result if isinstance(result, Awaitable) else result
+                except anyio.get_cancelled_exc_class():
+                    if being_cancelled():
+                        raise
+                    self._logger.warning("the background task %s was cancelled", _name(target))
         except Exception as exc:
             task._exception = exc
             self._logger.exception("the background task %s raised", _name(target))
         finally:
             task._ended.set()
 
-    def speak_last(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    def speak_last(
+        self, subject: object, function: Callable[..., Awaitable[Any]], *args: Any
+    ) -> None:
         """Start a task that cancellation from outside does not end, only :meth:`hush`."""
-        self._running_group().start_soon(self._speak_last, function, args)
+        self._running_group().start_soon(self._speak_last, subject, function, args)
 
     async def _speak_last(
-        self, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+        self, subject: object, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
     ) -> None:
-        with anyio.CancelScope(shield=True) as scope, self._handling():
-            self._last_words.add(scope)
+        with anyio.CancelScope(shield=True) as scope, self._handling(subject):
+            self._last_words[subject] = scope
             try:
                 await self._contained(function, *args)
             finally:
-                self._last_words.discard(scope)
+                del self._last_words[subject]
 
     def hush(self) -> int:
         """Cancel what cancellation from outside does not end; return how many tasks that were."""
-        for scope in self._last_words:
+        scopes = [scope for subject, scope in self._last_words.items() if not self.is_mine(subject)]
+        for scope in scopes:
             scope.cancel()
-        return len(self._last_words)
+        return len(scopes)
+
+    def is_mine(self, subject: object) -> bool:
+        """Whether it is this very task that deals with it: to wait for its end would be for ever."""
+        return subject in _handled_here.get()
 
     async def settle(self) -> None:
-        """Return once no handler runs."""
-        await self._no_handlers.wait()
+        """Return once no handler runs, but for the one that waits here."""
+        while not self._under_way <= _handled_here.get():
+            self._one_less.clear()
+            await self._one_less.wait()
 
     async def apart(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Await something in a task of this group.
 
         An ASGI server may shield its ``send`` from cancellation, for as long as a client does not
         read; its own task, that it waits for, must not be in there.
+
+        :raises EndedError: the server's block has ended meanwhile.
         """
         outcome: list[T] = []
         failure: list[Exception] = []
@@ -127,8 +147,13 @@ class ServerTasks:
 
         async def run() -> None:
             try:
-                with scope:
-                    outcome.append(await function(*args))
+                with scope, self._handling(object()):
+                    try:
+                        outcome.append(await function(*args))
+                    except anyio.get_cancelled_exc_class():
+                        if being_cancelled():
+                            raise
+                        self._logger.warning("%s was cancelled", _name(function))
             except Exception as exc:  # noqa: BLE001 - raised where it is awaited
                 failure.append(exc)
             finally:
@@ -143,23 +168,27 @@ class ServerTasks:
         if failure:
             raise failure[0]
         if not outcome:
-            raise RuntimeError("the server has ended")
+            raise EndedError(f"{_name(function)} was cancelled")
         return outcome[0]
 
     @contextmanager
-    def _handling(self) -> Generator[None]:
-        self._handlers += 1
-        self._no_handlers.clear()
+    def _handling(self, subject: object) -> Generator[None]:
+        token = _handled_here.set(_handled_here.get() | {subject})
+        self._under_way.add(subject)
         try:
             yield
         finally:
-            self._handlers -= 1
-            if not self._handlers:
-                self._no_handlers.set()
+            self._under_way.discard(subject)
+            self._one_less.set()
+            _handled_here.reset(token)
 
     async def _contained(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         try:
             await function(*args)
+        except anyio.get_cancelled_exc_class():
+            if being_cancelled():
+                raise
+            self._logger.warning("%s was cancelled", _name(function))
         except Exception:
             self._logger.exception("%s raised", _name(function))
 
@@ -169,6 +198,15 @@ class ServerTasks:
                 "the server does not run: its tasks live in its block, `async with server:`"
             )
         return self._group
+
+
+class EndedError(Exception):
+    """What was awaited has been cancelled, most likely by the end of the server's block."""
+
+
+def being_cancelled() -> bool:
+    """Whether this task is, where asyncio's CancelledError may also stem from what it awaits."""
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def _name(function: Callable[..., Any]) -> str:
