@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import anyio
 import psycopg
 import pytest
@@ -141,6 +143,17 @@ async def run(folder: Path, code: str, uri: str) -> str:
         return running.output
 
 
+ADDRESS = r".*[Rr]unning on (http://\S+).*"
+
+
+def sessions(uri: str) -> int:
+    """Return how many sessions of ours PostgreSQL has."""
+    with psycopg.connect(uri) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'anyio-sio-pg%'"
+        (count,) = connection.execute(query).fetchone() or (0,)
+    return int(count)
+
+
 @asynccontextmanager
 async def two_servers(folder: Path, uri: str) -> AsyncIterator[tuple[str, str]]:
     """Run the folder's ``asgi.py`` twice, as the pages say; yield the addresses."""
@@ -149,16 +162,13 @@ async def two_servers(folder: Path, uri: str) -> AsyncIterator[tuple[str, str]]:
         program(folder, *command, uri=uri) as one,
         program(folder, *command, uri=uri) as two,
     ):
-        address = r".*running on (http://\S+).*"
-        yield await one.prints(address), await two.prints(address)
+        yield await one.prints(ADDRESS), await two.prints(ADDRESS)
         for server in (one, two):
             server.process.send_signal(signal.SIGINT)
             await server.prints(".*Application shutdown complete.*")
             await server.ends()
             assert "Traceback" not in server.output
-    with psycopg.connect(uri) as connection:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'anyio-sio-pg%'"
-        assert connection.execute(query).fetchone() == (0,)
+    assert sessions(uri) == 0
 
 
 @asynccontextmanager
@@ -208,11 +218,21 @@ async def test_readme(database: EmbeddedPostgres, tmp_path: Path) -> None:
         both = readme[1].replace("http://127.0.0.1:8001", one).replace("http://127.0.0.1:8002", two)
         assert await run(tmp_path, both, database.uri) == "bob hears: hello\n"
 
-        async with client(one) as alice:
-            await alice.call("join", "lobby")
-            printed = await run(tmp_path, readme[2], database.uri)
-            assert printed == f"{ {alice.namespaces['/']} }\n"
-            await until(lambda: alice.heard == [("said", "hello from Trio")])
+        assert 'bind="127.0.0.1:8003"' in readme[2]
+        (tmp_path / "third.py").write_text(readme[2].replace(":8003", ":0"))
+        async with (
+            program(tmp_path, "third.py", uri=database.uri) as third,
+            client(one) as alice,
+            client(await third.prints(ADDRESS)) as carol,
+        ):
+            for each in (alice, carol):
+                await each.call("join", "lobby")
+            await alice.emit("say", ("lobby", "hello Trio"))
+            await until(lambda: carol.heard == [("said", "hello Trio")])
+            await carol.emit("say", ("lobby", "hello asyncio"))
+            await until(lambda: alice.heard[1:] == [("said", "hello asyncio")])
+            third.process.send_signal(signal.SIGINT)
+            assert await third.ends() == 0, third.output
 
 
 async def test_snippets_that_send(database: EmbeddedPostgres, tmp_path: Path) -> None:
@@ -241,7 +261,7 @@ async def test_snippets_that_send(database: EmbeddedPostgres, tmp_path: Path) ->
             assert each.heard == [("tick", number) for number in range(1_000)]
             each.heard.clear()
 
-        worker = block(DOCS / "howto" / "trio.rst", "worker.py")
+        worker = block(TRIO, "worker.py")
         assert await run(tmp_path, worker, database.uri) == "in the lobby: 2\n"
         for each in (alice, bob):
             await until(lambda each=each: len(each.heard) == 3)
@@ -264,11 +284,241 @@ async def test_block_outside_of_uvicorn_ends_after_a_signal(
         main.process.send_signal(number)
         await main.prints("the block has ended")
         await until(lambda: main.process.poll() == 0)
-    with psycopg.connect(database.uri) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'anyio-sio-pg%'"
-        ).fetchone()
-    assert row == (0,)
+    assert sessions(database.uri) == 0
+
+
+TRIO = DOCS / "howto" / "trio.rst"
+SERVERS = ["trio_server.py", "anycorn_server.py", "uvicorn_server.py", "hypercorn_server.py"]
+
+
+def changed(code: str, *changes: tuple[str, str]) -> str:
+    """Replace what a test needs otherwise; each must be there."""
+    for old, new in changes:
+        assert old in code
+        code = code.replace(old, new)
+    return code
+
+
+def server_program(name: str, graceful_timeout: int) -> str:
+    """Return a page's program for any free port, with the ASGI server's graceful timeout."""
+    code = block(TRIO, name)
+    if name == "uvicorn_server.py":
+        return changed(
+            code,
+            ("port=8001", "port=0"),
+            ("timeout_graceful_shutdown=3", f"timeout_graceful_shutdown={graceful_timeout}"),
+        )
+    return changed(
+        code,
+        ('["127.0.0.1:8001"]', f'["127.0.0.1:0"]; config.graceful_timeout = {graceful_timeout}'),
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", SERVERS)
+async def test_a_server_serves_and_ends_without_waiting_for_its_clients(
+    database: EmbeddedPostgres, tmp_path: Path, name: str, number: signal.Signals
+) -> None:
+    # a graceful timeout that would be missed: the clients must be closed before
+    (tmp_path / name).write_text(server_program(name, 300))
+    async with program(tmp_path, name, uri=database.uri) as server:
+        url = await server.prints(ADDRESS)
+        async with (
+            client(url, transports=["polling"]) as alice,
+            client(url, transports=["websocket"]) as bob,
+        ):
+            for sender, text in ((alice, "hello"), (bob, "hello yourself")):
+                await sender.call("join", "lobby")
+                await sender.emit("say", ("lobby", text))
+                await until(lambda sender=sender, text=text: ("said", text) in sender.heard)
+            await until(lambda: alice.heard == [("said", "hello"), ("said", "hello yourself")])
+            server.process.send_signal(number)
+            assert await server.ends() == 0, server.output
+            assert "Traceback" not in server.output
+    assert sessions(database.uri) == 0
+
+
+@asynccontextmanager
+async def deaf_client(url: str) -> AsyncIterator[None]:
+    """Have a client in the room "lobby" that has stopped to read, with more to come for it."""
+    async with aiohttp.ClientSession() as session:
+        hears_not = await session.ws_connect(f"{url}/socket.io/?EIO=4&transport=websocket")
+        await hears_not.send_str("40")
+        await hears_not.send_str('42["join","lobby"]')
+        async with client(url, transports=["websocket"]) as alice:
+            # what its end of the connection takes, and aiohttp's buffer, is soon full
+            transport = hears_not._response.connection.transport
+            transport.pause_reading()
+            await alice.call("join", "lobby")
+            for _ in range(100):
+                await alice.emit("say", ("lobby", "x" * 200_000))
+            await until(lambda: len(alice.heard) == 100)
+        yield
+        transport.abort()
+
+
+@pytest.mark.parametrize("name", SERVERS[:3])
+async def test_a_server_ends_in_spite_of_a_client_that_does_not_read(
+    database: EmbeddedPostgres, tmp_path: Path, name: str
+) -> None:
+    code = server_program(name, 1)
+    code = changed(code, ("client_manager=manager", "client_manager=manager, shutdown_timeout=1"))
+    (tmp_path / name).write_text(code)
+    async with (
+        program(tmp_path, name, uri=database.uri) as server,
+        deaf_client(await server.prints(ADDRESS)),
+    ):
+        server.process.terminate()
+        assert await server.ends() == 0, server.output
+    assert sessions(database.uri) == 0
+
+
+async def test_tcp_user_timeout_bounds_a_client_that_does_not_read(
+    database: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    listening = block(TRIO, "listener.listen(100)")
+    bound = "    config = hypercorn.config.Config()\n" + '    config.bind = ["127.0.0.1:8001"]\n'
+    code = changed(
+        block(TRIO, "hypercorn_server.py"),
+        (bound, textwrap.indent(changed(listening, ("30_000", "1_000"), ("8001", "0")), "    ")),
+        ("import hypercorn.config\n", ""),
+        ("client_manager=manager", "client_manager=manager, shutdown_timeout=1"),
+    )
+    (tmp_path / "server.py").write_text(code)
+    async with (
+        program(tmp_path, "server.py", uri=database.uri) as server,
+        deaf_client(await server.prints(ADDRESS)),
+    ):
+        server.process.terminate()
+        assert await server.ends() == 0, server.output
+
+
+LIFESPAN = DOCS / "howto" / "lifespan.rst"
+COMMANDS = re.findall(r"^   (\w+ .* anyio_asgi:app)$", LIFESPAN.read_text(), re.MULTILINE)
+AFTER_A_FAILURE = {
+    "uvicorn": "logs and serves on",
+    "hypercorn": "serves on",
+    "hypercorn --worker-class trio": "ends with 0",
+    "anycorn --worker-class trio": "ends with 1",
+}
+"""What the page says of the ASGI servers whose lifespan has failed."""
+
+
+@asynccontextmanager
+async def lifespan_program(
+    folder: Path, command: str, code: str, uri: str
+) -> AsyncIterator[tuple[Program, str]]:
+    (folder / "anyio_asgi.py").write_text(code)
+    arguments = changed(command, ("8001", "0")).split()
+    async with program(folder, "-m", *arguments, uri=uri) as server:
+        yield server, await server.prints(ADDRESS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_lifespan_with_an_anyio_server(
+    database: EmbeddedPostgres, tmp_path: Path, command: str
+) -> None:
+    code = block(LIFESPAN, "anyio_asgi.py")
+    async with (
+        lifespan_program(tmp_path, command, code, database.uri) as (server, url),
+        client(url) as alice,
+        aiohttp.ClientSession() as session,
+    ):
+        await alice.call("join", "lobby")
+        await alice.emit("say", ("lobby", "hello"))
+        await until(lambda: alice.heard == [("said", "hello")])
+        async with session.get(f"{url}/ready") as response:
+            assert response.status == 200
+            assert await response.json() == {"status": "connected"}
+        server.process.terminate()
+        # uvicorn raises the signal once more
+        assert await server.ends() in (0, -signal.SIGTERM), server.output
+    assert sessions(database.uri) == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_lifespan_that_fails(
+    database: EmbeddedPostgres, tmp_path: Path, command: str
+) -> None:
+    failing = """\
+asked = anyio.Event()
+
+
+@sio.on("fail")
+async def on_fail(sid):
+    asked.set()
+
+
+async def fail():
+    await asked.wait()
+    raise ValueError("as asked")
+
+
+@asynccontextmanager
+async def lifespan(app):
+    async with manager, sio, anyio.create_task_group() as tasks:
+        tasks.start_soon(fail)
+        yield
+"""
+    code = block(LIFESPAN, "anyio_asgi.py")
+    lifespan = code[code.index("@asynccontextmanager\n") : code.index("\n\napp =")]
+    code = changed(
+        code, (lifespan, failing), ("import socketio\n", "import anyio\nimport socketio\n")
+    )
+    kind = re.sub(r" --(bind|port|timeout\S+) \S+| anyio_asgi:app", "", command)
+    expected = AFTER_A_FAILURE[kind]
+    async with (
+        lifespan_program(tmp_path, command, code, database.uri) as (server, url),
+        client(url) as alice,
+        aiohttp.ClientSession() as session,
+    ):
+        await alice.emit("fail")
+        if expected.startswith("ends"):
+            assert f"ends with {await server.ends()}" == expected
+        else:
+            await until(lambda: not alice.connected)
+            async with session.get(f"{url}/ready") as response:
+                assert response.status == 503
+                assert await response.json() == {"status": "closed"}
+            async with session.get(f"{url}/socket.io/?EIO=4&transport=polling") as response:
+                assert response.status == 503
+            assert ("ValueError: as asked" in server.output) == ("logs" in expected)
+            server.process.terminate()
+            await server.ends()
+        assert "ValueError: as asked" in server.output
+    assert sessions(database.uri) == 0
+
+
+async def test_block_around_the_asgi_server_that_fails(
+    database: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    failing = """\
+        tasks = await blocks.enter_async_context(anyio.create_task_group())
+
+        @sio.on("fail")
+        async def on_fail(sid):
+            tasks.start_soon(fail)
+
+        async def fail():
+            raise ValueError("as asked")
+
+        @sio.event
+        async def join"""
+    code = changed(
+        server_program("anycorn_server.py", 1),
+        ("        @sio.event\n        async def join", failing),
+        (" as sio,\n", " as sio,\n        AsyncExitStack() as blocks,\n"),
+        ("import os\n", "import os\nfrom contextlib import AsyncExitStack\n"),
+    )
+    (tmp_path / "main.py").write_text(code)
+    async with (
+        program(tmp_path, "main.py", uri=database.uri) as main,
+        client(await main.prints(ADDRESS)) as alice,
+    ):
+        await alice.emit("fail")
+        assert await main.ends() == 1
+        assert "ValueError: as asked" in main.output
+    assert sessions(database.uri) == 0
 
 
 async def test_tutorial(tmp_path: Path) -> None:
@@ -332,11 +582,29 @@ def test_options_table_agrees_with_the_source() -> None:
     assert [(name, default.replace('"', "'")) for name, default in rows] == expected
 
 
+def test_servers_options_table_agrees_with_the_source() -> None:
+    text = (DOCS / "reference" / "server.rst").read_text()
+    options = text[text.index("\nOptions\n") : text.index("\nWhere it differs")]
+    rows = re.findall(r"   \* - ``(\w+)``\n     - ``(.*)``", options)
+    parameters = inspect.signature(anyio_sio_pg.AnyIOServer).parameters
+    assert rows == [(name, repr(each.default)) for name, each in parameters.items()]
+    engine = inspect.signature(anyio_sio_pg.AnyIOEngineServer).parameters
+    both = {"shutdown_timeout", "logger", "json", "async_handlers"}
+    both.update(list(parameters)[list(parameters).index("async_mode") :])
+    assert set(engine) == both
+    for name, each in engine.items():
+        assert each.default == parameters[name].default
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     text = "".join(page.read_text() for page in (DOCS / "reference").glob("*.rst"))
     named = set(
-        re.findall(r"^ *\.\. (?:auto)?\w+:: (?:PostgresManager\.)?(\w+)", text, re.MULTILINE)
+        re.findall(
+            r"^ *\.\. (?:auto)?\w+:: (?:(?:PostgresManager|AnyIOServer)\.)?(\w+)",
+            text,
+            re.MULTILINE,
+        )
     )
     assert set(anyio_sio_pg.__all__) <= named
-    calls = {name for name in vars(anyio_sio_pg.PostgresManager) if not name.startswith("_")}
-    assert calls <= named
+    for described in (anyio_sio_pg.PostgresManager, anyio_sio_pg.AnyIOServer):
+        assert {name for name in vars(described) if not name.startswith("_")} <= named
