@@ -51,6 +51,8 @@ _PACKET: Final = re.compile(
     rf"|5[1-9]\d*-{_NAMESPACE}\d*\[|6[1-9]\d*-{_NAMESPACE}\d+\[",
     re.ASCII,
 )
+_UNDEFINED: Final = (0, b"\0")
+"""What JavaScript's undefined is in MessagePack: an extension type."""
 _INVALID_NAMESPACE: Final = {"message": "Invalid namespace"}
 _UNABLE_TO_CONNECT: Final = {"message": "Unable to connect"}
 
@@ -131,7 +133,7 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             transports=transports,
         )
         if not self.packet_class.uses_binary_events:
-            self.packet_class = _without_null_data(self.packet_class)
+            self.packet_class = _as_official(self.packet_class)
         self.connect_timeout = connect_timeout
         # what has to be in a task of the block is put there one level up from the messages
         self.eio.handles_messages_inline = True
@@ -556,11 +558,11 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _without_null_data(packet_class: type[Packet]) -> type[Packet]:
-    """Return a MessagePack codec that leaves out the data of a packet without data.
+def _as_official(packet_class: type[Packet]) -> type[Packet]:
+    """Return a MessagePack codec that does without data as socket.io-msgpack-parser does.
 
-    python-socketio's writes a null for it; socket.io-msgpack-parser refuses a DISCONNECT packet
-    with that, so that clients take it for an error of the transport, and connect again.
+    That refuses a DISCONNECT packet with the null that python-socketio's writes for no data, and
+    takes it for an error of the transport; its own CONNECT packet without auth has an undefined.
     """
     base: Any = packet_class
 
@@ -568,7 +570,12 @@ def _without_null_data(packet_class: type[Packet]) -> type[Packet]:
         packed: dict[str, Any] = base._to_dict(pkt)
         return {key: value for key, value in packed.items() if key != "data" or value is not None}
 
-    return type(packet_class.__name__, (packet_class,), {"_to_dict": to_dict})
+    def decode(pkt: Any, encoded_packet: bytes) -> None:
+        base.decode(pkt, encoded_packet)
+        if pkt.data == _UNDEFINED:
+            pkt.data = None
+
+    return type(packet_class.__name__, (packet_class,), {"_to_dict": to_dict, "decode": decode})
 
 
 def _check_packet(pkt: Packet) -> None:
