@@ -331,6 +331,9 @@ class Cases:
             server.url, auth={"tag": tag, "refuse": ["no entry"]}, msgpack=True
         )
         assert (await refused.error())["message"] == "no entry"
+        nobody = await open_client(server.url, msgpack=True)
+        assert server.handlers().auth[await nobody.connected()] is None
+        assert await nobody.call("echo", b"1") == [b"1"]
 
     async def test_always_connect(
         self, open_client: Open, serve: Callable[..., Server], tag: str
