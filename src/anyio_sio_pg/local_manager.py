@@ -54,6 +54,7 @@ class AnyIOManager(BaseManager):
         super().__init__()
         self._encoder = json.JSONEncoder(separators=(",", ":")).encode
         self._last_yield = 0.0
+        self._held: dict[str, list[SharedPacket]] = {}
 
     async def emit(
         self,
@@ -82,6 +83,20 @@ class AnyIOManager(BaseManager):
         target = make_target(room if to is None else to, skip_sid, except_rooms)
         await self._send_overdue(self._deliver(namespace, target, packet_data, callback)[1])
         await self._checkpoint()
+
+    async def connect(self, sid: str, namespace: str) -> str | None:
+        """Take note that a client has been told that it is connected; now it gets its events."""
+        connected = await super().connect(sid, namespace)
+        eio_sid = self.eio_sid_from_sid(sid, namespace)
+        held = self._held.pop(sid, None)
+        if held and eio_sid is not None:
+            await self._send_overdue(self._enqueue((eio_sid,), held))
+        return connected
+
+    def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+        """Forget a client."""
+        super().basic_disconnect(sid, namespace, **kwargs)
+        self._held.pop(sid, None)
 
     async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:
         """Call the callback of an event that a client has acknowledged."""
@@ -135,6 +150,9 @@ class AnyIOManager(BaseManager):
     ) -> tuple[int, list[tuple[str, list[SharedPacket]]]]:
         """Put an event on the queues of its local recipients.
 
+        A client whose connect handler has not accepted it yet gets it after its CONNECT packet
+        (Socket.IO protocol v5, section "Connection to a namespace"), or never, if it is refused.
+
         Returns how many there were, and those (with their packets) whose ping is overdue: sending
         to these closes them, which has to be awaited.
         """
@@ -143,15 +161,23 @@ class AnyIOManager(BaseManager):
         recipients = self._recipients(namespace, target)
         if not recipients:
             return 0, []
+        count = len(recipients)
+        pending = [s for s in self.pending_connect.get(namespace, ()) if s in recipients]
         if callback is None:
-            return len(recipients), self._enqueue(
-                recipients.values(), self._packets(namespace, data)
-            )
+            packets = self._packets(namespace, data)
+            if pending:
+                recipients = {s: eio for s, eio in recipients.items() if s not in pending}
+                for sid in pending:
+                    self._held.setdefault(sid, []).extend(packets)
+            return count, self._enqueue(recipients.values(), packets)
         overdue: list[tuple[str, list[SharedPacket]]] = []
         for sid, eio_sid in recipients.items():
-            ack_id = self._generate_ack_id(sid, callback)
-            overdue += self._enqueue((eio_sid,), self._packets(namespace, data, ack_id))
-        return len(recipients), overdue
+            packets = self._packets(namespace, data, self._generate_ack_id(sid, callback))
+            if sid in pending:
+                self._held.setdefault(sid, []).extend(packets)
+            else:
+                overdue += self._enqueue((eio_sid,), packets)
+        return count, overdue
 
     def _enqueue(
         self, eio_sids: Collection[str], packets: list[SharedPacket]
