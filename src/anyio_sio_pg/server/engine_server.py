@@ -116,8 +116,12 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             try:
                 yield self
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self.shutdown()
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self.shutdown()
+                finally:
+                    # asyncio's own cancellation knows no shield
+                    self._cut_off()
 
     async def shutdown(self) -> None:
         """Close all clients, and refuse new ones.
@@ -135,6 +139,9 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             for socket in sockets:
                 await socket.ended()
             await self.tasks.settle()
+        self._cut_off()
+
+    def _cut_off(self) -> None:
         cancelled = self.tasks.hush()
         if cancelled:
             self.logger.warning(
@@ -357,15 +364,19 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
                 "maxPayload": self.max_http_buffer_size,
             }
             socket.put(Packet(OPEN, handshake))
-            accepted = await self.tasks.apart(self._trigger_event, "connect", sid, environ)
+            accepted = await self.tasks.apart(self._admit, socket, environ, subject=socket.judged)
         except BaseException:
-            self.sockets.pop(sid, None)
+            if self.tasks.running:
+                # what the application has accepted, or is about to, it is told the end of
+                socket.begin_close(self.reason.TRANSPORT_ERROR)
+            else:
+                self.sockets.pop(sid, None)
             raise
         if accepted is not None and accepted is not True:
             self.sockets.pop(sid, None)
             self.logger.warning("Application rejected connection")
             return self._unauthorized(accepted or None)
-        if not await socket.accept():
+        if socket.closing:
             raise RefusedError(3, "Bad request", f"Session {sid} was closed at once")
         if transport == "websocket":
             try:
@@ -381,6 +392,15 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
                 attributes = {"name": attributes, "path": "/", "SameSite": "Lax"}
             headers.append(("Set-Cookie", self._generate_sid_cookie(sid, attributes)))
         return self._ok(socket.queue.take(), headers=headers, jsonp_index=jsonp_index)
+
+    async def _admit(self, socket: AnyIOSocket, environ: dict[str, Any]) -> Any:
+        try:
+            accepted = await self._trigger_event("connect", socket.sid, environ)
+            if accepted is None or accepted is True:
+                socket.accept()
+            return accepted
+        finally:
+            socket.judged.set()
 
     async def read_body(self, environ: dict[str, Any]) -> bytes:
         """Return a request's body.

@@ -131,23 +131,18 @@ class AnyIOSocket(AsyncSocket):
         self._flushed = anyio.Event()
         self._transport_ended = anyio.Event()
         self._handled = anyio.Event()
+        self.judged = anyio.Event()
+        """Set once the application has accepted the session, or has not."""
 
     @property
     def gone(self) -> bool:
         """Whether the session is over as far as its client can see."""
         return self._saying_goodbye or self._transport_ended.is_set()
 
-    async def accept(self) -> bool:
-        """Take note that the application has accepted the session.
-
-        Returns False if it has been closed meanwhile: then its disconnect handler has run.
-        """
-        if self.closing:
-            await self.server.tasks.apart(self._disconnect_handler)
-            return False
+    def accept(self) -> None:
+        """Take note that the application has accepted the session."""
         self._accepted = True
         self.schedule_ping()
-        return True
 
     async def send(self, pkt: Packet) -> None:
         """Send a packet; nothing to a session that is closing."""
@@ -211,8 +206,7 @@ class AnyIOSocket(AsyncSocket):
         if wait:
             with anyio.move_on_after(self.server.shutdown_timeout):
                 await self._flushed.wait()
-                if not self.server.tasks.is_mine(self):
-                    await self._handled.wait()
+                await self._wait_until_handled()
 
     def begin_close(self, reason: str, *, goodbye: bool = False, linger: bool = False) -> None:
         """Close the session, without waiting for what that takes.
@@ -249,14 +243,18 @@ class AnyIOSocket(AsyncSocket):
 
     async def _disconnected(self) -> None:
         try:
+            await self.judged.wait()
             if self._accepted:
-                await self._disconnect_handler()
+                await self.server._trigger_event("disconnect", self.sid, self._reason)
         finally:
             self._handled.set()
             self._end()
 
-    async def _disconnect_handler(self) -> None:
-        await self.server._trigger_event("disconnect", self.sid, self._reason)
+    async def _wait_until_handled(self) -> None:
+        # but for a handler of its own that waits here
+        tasks = self.server.tasks
+        if not tasks.is_mine(self) and not tasks.is_mine(self.judged):
+            await self._handled.wait()
 
     def end_transport(self) -> None:
         """Take note that nothing will be sent or received any more."""
@@ -274,9 +272,8 @@ class AnyIOSocket(AsyncSocket):
                 del self.server.sockets[self.sid]
 
     async def ended(self) -> None:
-        """Return once the session is closed, but for a disconnect handler that waits here."""
-        if not self.server.tasks.is_mine(self):
-            await self._handled.wait()
+        """Return once the session is closed, but for a handler of its own that waits here."""
+        await self._wait_until_handled()
         await self._transport_ended.wait()
 
     # HTTP long-polling
@@ -406,9 +403,12 @@ class AnyIOSocket(AsyncSocket):
         finally:
             self.begin_close(self.server.reason.TRANSPORT_CLOSE)
             self._write_scope.cancel()
-            with anyio.move_on_after(self.server.shutdown_timeout, shield=True):
-                await written.wait()
-            self.end_transport()
+            try:
+                with anyio.move_on_after(self.server.shutdown_timeout, shield=True):
+                    await written.wait()
+            finally:
+                # asyncio's own cancellation knows no shield
+                self.end_transport()
 
     async def _read(self, ws: Any) -> None:
         for number in itertools.count(1):

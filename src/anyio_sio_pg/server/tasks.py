@@ -132,7 +132,9 @@ class ServerTasks:
             self._one_less.clear()
             await self._one_less.wait()
 
-    async def apart(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def apart(
+        self, function: Callable[..., Awaitable[T]], *args: Any, subject: object = None
+    ) -> T:
         """Await something in a task of this group.
 
         An ASGI server may shield its ``send`` from cancellation, for as long as a client does not
@@ -147,7 +149,7 @@ class ServerTasks:
 
         async def run() -> None:
             try:
-                with scope, self._handling(object()):
+                with scope, self._handling(subject or object()):
                     try:
                         outcome.append(await function(*args))
                     except anyio.get_cancelled_exc_class():
