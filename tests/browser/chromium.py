@@ -31,6 +31,8 @@ FLAGS = [
     "--disable-default-apps",
     "--disable-dev-shm-usage",
     "--disable-sync",
+    # tabs are opened by the hundred
+    "--renderer-process-limit=1",
     "--no-proxy-server",
     # nothing but this machine is reachable
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",

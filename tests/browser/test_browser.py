@@ -27,6 +27,8 @@ GONE = {
     "upgrade": ("transport close",),
 }
 
+OWN_PAGE = {"test_msgpack", "test_page_is_reloaded", "test_tab_is_closed"}
+
 
 @pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
@@ -35,15 +37,29 @@ async def browser() -> AsyncIterator[Browser]:
         yield started
 
 
+@pytest.fixture(scope="module")
+async def shared_page(server: Server, browser: Browser) -> AsyncIterator[Page]:
+    """A page from the shared server, for the many tests that leave nothing in it."""
+    opened = await browser.open(f"{server.url}/page.html")
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture
 async def page(
     request: pytest.FixtureRequest,
     server: Server,
     serve: object,  # stopped after the page is closed
     browser: Browser,
+    shared_page: Page,
 ) -> AsyncIterator[Page]:
-    """A page from the shared server."""
-    bundle = "msgpack" if "msgpack" in request.function.__name__ else "default"
+    """The page of the test."""
+    name = request.function.__name__
+    if name not in OWN_PAGE:
+        yield shared_page
+        assert shared_page.errors == []
+        return
+    bundle = "msgpack" if name == "test_msgpack" else "default"
     opened = await browser.open(f"{server.url}/page.html?bundle={bundle}")
     yield opened
     await opened.close()
