@@ -144,7 +144,8 @@ async def chromium() -> AsyncIterator[Browser]:
     assert program, "install the Debian package 'chromium', as the script 'run' does"
     with tempfile.TemporaryDirectory(prefix="anyio-sio-pg-", ignore_cleanup_errors=True) as profile:
         async with await anyio.open_process(
-            [program, *FLAGS, f"--user-data-dir={profile}"],
+            # it ends with the tests, even when they are killed
+            [*("setpriv", "--pdeathsig", "KILL"), program, *FLAGS, f"--user-data-dir={profile}"],
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=PIPE,
