@@ -32,6 +32,8 @@ _TOO_BIG: Final = 1009
 """RFC 6455, section 7.4.1: a message that is too big to process."""
 SEPARATOR: Final = "\x1e"
 """What parts the packets of a payload (Engine.IO protocol v4, section "Packet encoding")."""
+_SHIELDED_SEND: Final = 0.5
+"""Seconds for which a writer that has been cancelled is waited for."""
 _YIELD_AFTER: Final = 64
 """Packets of one client after which the other tasks get their turn."""
 _ESCAPED_LINE_END: Final = re.compile(r"(\\)?\\n")
@@ -404,7 +406,8 @@ class AnyIOSocket(AsyncSocket):
             self.begin_close(self.server.reason.TRANSPORT_CLOSE)
             self._write_scope.cancel()
             try:
-                with anyio.move_on_after(self.server.shutdown_timeout, shield=True):
+                # it has been cancelled; but a send may be shielded until the connection ends
+                with anyio.move_on_after(_SHIELDED_SEND, shield=True):
                     await written.wait()
             finally:
                 # asyncio's own cancellation knows no shield
