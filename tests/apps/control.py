@@ -64,6 +64,10 @@ class Hooks:
             event, data, callback=lambda *args: self.answers.append(list(args)), **to
         )
 
+    async def spread(self, method: str, event: str, *args: Any, **options: Any) -> Any:
+        """Call one of the manager's methods with any number of the event's arguments."""
+        return await getattr(self.manager, method)(event, args or None, **options)
+
     async def emit_many(self, count: int, long_one_in: int, size: int, event: str = "n") -> None:
         for number in range(count):
             filling = "x" * size if number % long_one_in == 0 else ""

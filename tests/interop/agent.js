@@ -77,7 +77,7 @@ function isBinary(value) {
   return value instanceof ArrayBuffer || ArrayBuffer.isView(value);
 }
 
-function pack(value) {
+export function pack(value) {
   if (isBinary(value)) {
     const bytes = ArrayBuffer.isView(value)
       ? new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
@@ -91,7 +91,7 @@ function pack(value) {
   return walk(value, pack);
 }
 
-function unpack(value) {
+export function unpack(value) {
   if (typeof value?.$bytes === "string") {
     const bytes = Uint8Array.from(atob(value.$bytes), (c) => c.charCodeAt(0));
     // what programs use: buffers in Node, array buffers and blobs in browsers

@@ -1,0 +1,148 @@
+// A Socket.IO server with the official PostgreSQL adapter, and the official emitter.
+//
+// Commands come on stdin, answers go to stdout, one JSON object a line; binary data travels as in
+// agent.js. The process ends with its stdin.
+
+import http from "node:http";
+import readline from "node:readline";
+import pg from "pg";
+import { createAdapter } from "@socket.io/postgres-adapter";
+import { Emitter } from "@socket.io/postgres-emitter";
+import { Server } from "socket.io";
+import { pack, unpack } from "./agent.js";
+
+const { uri, name, prefix, ...options } = JSON.parse(process.env.NODE_SERVER);
+const pool = new pg.Pool({ connectionString: uri, application_name: name });
+
+// What is on its way to PostgreSQL: neither the adapter nor the emitter lets its caller wait.
+const queries = new Set();
+const query = pool.query.bind(pool);
+pool.query = (...args) => {
+  const promise = query(...args);
+  const done = () => queries.delete(promise);
+  queries.add(promise);
+  promise.then(done, done);
+  return promise;
+};
+
+async function sent() {
+  do {
+    await Promise.allSettled(queries);
+    await new Promise(setImmediate);
+  } while (queries.size);
+}
+
+const server = http.createServer();
+const io = new Server(server, { maxHttpBufferSize: 3e6 });
+io.adapter(
+  createAdapter(pool, {
+    channelPrefix: prefix,
+    errorHandler: (error) => console.error("the adapter's error:", error),
+    ...options,
+  })
+);
+
+let heard = [];
+for (const namespace of [io.of("/"), io.of("/chat")]) {
+  const inChat = namespace.name === "/chat" ? ["/chat"] : [];
+  // called with a function to answer with where the sender wants an answer
+  const hear = (event, answer) => (...args) => {
+    const respond = typeof args.at(-1) === "function" ? args.pop() : () => {};
+    heard.push([event, ...inChat, ...args]);
+    answer(respond, ...args);
+  };
+  namespace.on("who", hear("who", (respond, ...args) => respond([name, ...inChat, ...args])));
+  namespace.on(
+    "stall",
+    hear("stall", (respond, ...names) => {
+      if (names.length && !names.includes(name)) respond([name]);
+    })
+  );
+}
+
+function target({ namespace = "/", to = [], except_rooms: except = [], local, timeout }) {
+  let operator = io.of(namespace);
+  for (const room of to) operator = operator.to(room);
+  for (const room of except) operator = operator.except(room);
+  if (local) operator = operator.local;
+  if (timeout) operator = operator.timeout(timeout * 1000);
+  return operator;
+}
+
+function emitterTarget({ namespace = "/", to = [], except_rooms: except = [] }) {
+  // not emitter.of(): that one forgets the prefix
+  let operator = new Emitter(pool, namespace, { channelPrefix: prefix });
+  for (const room of to) operator = operator.to(room);
+  for (const room of except) operator = operator.except(room);
+  return operator;
+}
+
+const describe = ({ id, rooms, data, handshake }) => ({ id, rooms: [...rooms], data, handshake });
+
+const commands = {
+  async emit({ args, ...where }) {
+    target(where).emit(...args);
+    await sent();
+  },
+  // all at once, as a program does
+  emit_burst({ events }) {
+    for (const args of events) io.emit(...args);
+  },
+  emit_with_ack: ({ args, ...where }) => target(where).emitWithAck(...args),
+  fetch_sockets: async (where) => (await target(where).fetchSockets()).map(describe),
+  async sockets_join({ rooms, ...where }) {
+    target(where).socketsJoin(rooms);
+    await sent();
+  },
+  async sockets_leave({ rooms, ...where }) {
+    target(where).socketsLeave(rooms);
+    await sent();
+  },
+  async disconnect_sockets({ close, ...where }) {
+    target(where).disconnectSockets(close);
+    await sent();
+  },
+  async server_side_emit({ namespace, args }) {
+    io.of(namespace).serverSideEmit(...args);
+    await sent();
+  },
+  server_side_call: ({ namespace, args }) => io.of(namespace).serverSideEmitWithAck(...args),
+  async emitter({ method, args, ...where }) {
+    emitterTarget(where)[method](...args);
+    await sent();
+  },
+  join({ sid, namespace, room }) {
+    io.of(namespace).sockets.get(sid).join(room);
+  },
+  set_data({ sid, data }) {
+    io.of("/").sockets.get(sid).data = data;
+  },
+  take_heard() {
+    const taken = heard;
+    heard = [];
+    return taken;
+  },
+  servers: ({ namespace }) => io.of(namespace).adapter.serverCount(),
+  uid: ({ namespace }) => io.of(namespace).adapter.uid,
+  async leave() {
+    await io.close();
+    await sent();
+  },
+};
+
+const write = (message) => process.stdout.write(JSON.stringify(message) + "\n");
+
+server.listen(0, "127.0.0.1", () => write({ port: server.address().port }));
+
+readline
+  .createInterface({ input: process.stdin })
+  .on("line", async (line) => {
+    const { id, op, ...command } = JSON.parse(line);
+    try {
+      const value = await commands[op](unpack(command));
+      write({ answer: id, value: pack(value ?? null) });
+    } catch (error) {
+      write({ answer: id, error: error.message, partial: pack(error.responses ?? null) });
+    }
+  })
+  .on("close", () => process.exit());

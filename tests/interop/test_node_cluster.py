@@ -1,0 +1,480 @@
+"""A Node server, a stock python-socketio server and an AnyIOServer on Trio in one cluster.
+
+Node's is ``@socket.io/postgres-adapter`` 0.5.0 with ``socket.io`` 4.8.4. The tests' comments say
+where it behaves otherwise than ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from subprocess import PIPE
+from typing import Any
+
+import anyio
+import anyio.abc
+import psycopg
+import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from anyio_sio_pg import emit_statement, open_postgres_emitter
+from harness import eventually
+from interop.clients import (
+    HERE,
+    TIMEOUT,
+    Answers,
+    JavaScriptClient,
+    Node,
+    node_process,
+    pack,
+    unpack,
+)
+from processes import NodeProcess, RealClient, RemoteError, RemoteNode, until
+
+pytestmark = pytest.mark.anyio
+
+NAMES = ["node", "stock", "trio"]
+OURS = NAMES[1:]
+HEARTBEATS = {"heartbeat_interval": 1.0, "heartbeat_timeout": 3.0}
+
+
+class Server(ABC):
+    """A server of the cluster; all are told what to do in the same words.
+
+    ``where`` is ``to`` and ``except_rooms`` (lists), ``namespace`` and ``local``.
+    """
+
+    name: str
+    url: str
+
+    @abstractmethod
+    async def emit(self, event: str, *args: Any, **where: Any) -> None:
+        """Return when it is committed."""
+
+    @abstractmethod
+    async def emit_with_ack(
+        self, event: str, *args: Any, timeout: float = TIMEOUT, **where: Any
+    ) -> list[Any]: ...
+
+    @abstractmethod
+    async def fetch_sockets(self, **where: Any) -> list[dict[str, Any]]: ...
+
+    @abstractmethod
+    async def sockets_join(self, rooms: list[str], **where: Any) -> None: ...
+
+    @abstractmethod
+    async def sockets_leave(self, rooms: list[str], **where: Any) -> None: ...
+
+    @abstractmethod
+    async def disconnect_sockets(self, close: bool, **where: Any) -> None: ...
+
+    @abstractmethod
+    async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None: ...
+
+    @abstractmethod
+    async def server_side_call(self, event: str, *args: Any, namespace: str = "/") -> list[Any]: ...
+
+    @abstractmethod
+    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
+        """Let a client of this server enter a room."""
+
+    @abstractmethod
+    async def set_data(self, sid: str, data: Any) -> None:
+        """Set the data of a client of this server."""
+
+    @abstractmethod
+    async def take_heard(self) -> list[Any]:
+        """Return the server-side events that it has got since the last call."""
+
+    @abstractmethod
+    async def uid(self, namespace: str = "/") -> str: ...
+
+    async def ids(self, **where: Any) -> list[str]:
+        return sorted(socket["id"] for socket in await self.fetch_sockets(**where))
+
+
+class PythonServer(Server):
+    """A stock server or an AnyIOServer."""
+
+    def __init__(self, process: NodeProcess, control: RealClient, stack: AsyncExitStack):
+        self.process = process
+        self.name = process.name
+        self.url = process.url
+        self.remote = RemoteNode(process, control, stack)
+        self.manager = self.remote.manager
+        self.server = self.remote.server
+        self.hooks = self.remote.hooks
+
+    async def emit(self, event: str, *args: Any, **where: Any) -> None:
+        await self.hooks("spread", "emit", event, *args, **where)
+        await self.manager("flush")
+
+    async def emit_with_ack(
+        self, event: str, *args: Any, timeout: float = TIMEOUT, **where: Any
+    ) -> list[Any]:
+        answers: list[Any] = await self.hooks(
+            "spread", "emit_with_ack", event, *args, timeout=timeout, **where
+        )
+        return answers
+
+    async def fetch_sockets(self, **where: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self.manager("fetch_sockets", **where)
+        return found
+
+    async def sockets_join(self, rooms: list[str], **where: Any) -> None:
+        await self.manager("sockets_join", rooms, **where)
+
+    async def sockets_leave(self, rooms: list[str], **where: Any) -> None:
+        await self.manager("sockets_leave", rooms, **where)
+
+    async def disconnect_sockets(self, close: bool, **where: Any) -> None:
+        await self.manager("disconnect_sockets", close=close, **where)
+
+    async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None:
+        await self.manager("server_side_emit", event, *args, namespace=namespace)
+
+    async def server_side_call(self, event: str, *args: Any, namespace: str = "/") -> list[Any]:
+        answers: list[Any] = await self.manager(
+            "server_side_call", event, *args, namespace=namespace
+        )
+        return answers
+
+    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
+        await self.server("enter_room", sid, room, namespace=namespace)
+
+    async def set_data(self, sid: str, data: Any) -> None:
+        await self.server("save_session", sid, data)
+
+    async def take_heard(self) -> list[Any]:
+        heard: list[Any] = await self.hooks("take", "heard")
+        return heard
+
+    async def uid(self, namespace: str = "/") -> str:
+        uid: str = await self.manager("uid")
+        return uid
+
+
+class NodeServer(Server):
+    """``node_server.js``, in a process of its own."""
+
+    def __init__(self, name: str, process: anyio.abc.Process):
+        self.name = name
+        self.process = process
+        self._answers = Answers()
+        self._writing = anyio.Lock()
+
+    async def read(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Take all that the process says, until it ends."""
+        assert self.process.stdout is not None
+        lines = BufferedByteReceiveStream(self.process.stdout)
+        while True:
+            try:
+                message = json.loads(await lines.receive_until(b"\n", 64_000_000))
+            except (anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
+                return
+            if "port" in message:
+                self.url = f"http://127.0.0.1:{message['port']}"
+                task_status.started()
+            else:
+                self._answers.take(message["answer"], message)
+
+    async def run(self, op: str, **command: Any) -> Any:
+        async def send(number: int) -> None:
+            assert self.process.stdin is not None
+            line = json.dumps({"id": number, "op": op, **pack(command)}).encode() + b"\n"
+            async with self._writing:
+                await self.process.stdin.send(line)
+
+        answer = await self._answers.ask(send)
+        if "error" in answer:
+            raise RemoteError("Error", answer["error"], unpack(answer["partial"]), None)
+        return unpack(answer["value"])
+
+    async def emit(self, event: str, *args: Any, **where: Any) -> None:
+        await self.run("emit", args=[event, *args], **where)
+
+    async def emit_with_ack(
+        self, event: str, *args: Any, timeout: float = TIMEOUT, **where: Any
+    ) -> list[Any]:
+        answers: list[Any] = await self.run(
+            "emit_with_ack", args=[event, *args], timeout=timeout, **where
+        )
+        return answers
+
+    async def fetch_sockets(self, **where: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self.run("fetch_sockets", **where)
+        return [{**socket, "rooms": sorted(socket["rooms"])} for socket in found]
+
+    async def sockets_join(self, rooms: list[str], **where: Any) -> None:
+        await self.run("sockets_join", rooms=rooms, **where)
+
+    async def sockets_leave(self, rooms: list[str], **where: Any) -> None:
+        await self.run("sockets_leave", rooms=rooms, **where)
+
+    async def disconnect_sockets(self, close: bool, **where: Any) -> None:
+        await self.run("disconnect_sockets", close=close, **where)
+
+    async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None:
+        await self.run("server_side_emit", args=[event, *args], namespace=namespace)
+
+    async def server_side_call(self, event: str, *args: Any, namespace: str = "/") -> list[Any]:
+        answers: list[Any] = await self.run(
+            "server_side_call", args=[event, *args], namespace=namespace
+        )
+        return answers
+
+    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
+        await self.run("join", sid=sid, room=room, namespace=namespace)
+
+    async def set_data(self, sid: str, data: Any) -> None:
+        await self.run("set_data", sid=sid, data=data)
+
+    async def take_heard(self) -> list[Any]:
+        heard: list[Any] = await self.run("take_heard")
+        return heard
+
+    async def uid(self, namespace: str = "/") -> str:
+        uid: str = await self.run("uid", namespace=namespace)
+        return uid
+
+
+@asynccontextmanager
+async def node_server(uri: str, prefix: str, name: str) -> AsyncIterator[NodeServer]:
+    options = {
+        "uri": uri,
+        "name": name,
+        "prefix": prefix,
+        "heartbeatInterval": HEARTBEATS["heartbeat_interval"] * 1_000,
+        "heartbeatTimeout": HEARTBEATS["heartbeat_timeout"] * 1_000,
+    }
+    with tempfile.TemporaryFile() as complaints:
+        async with (
+            await anyio.open_process(
+                ["node", "node_server.js"],
+                cwd=HERE,
+                env={**os.environ, "NODE_SERVER": json.dumps(options)},
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=complaints,
+            ) as process,
+            anyio.create_task_group() as tasks,
+        ):
+            server = NodeServer(name, process)
+            with anyio.fail_after(TIMEOUT):
+                await tasks.start(server.read)
+            yield server
+            assert process.stdin is not None
+            await process.stdin.aclose()
+            with anyio.fail_after(TIMEOUT):
+                await process.wait()
+        complaints.seek(0)
+        assert complaints.read().decode() == ""
+
+
+@asynccontextmanager
+async def python_server(
+    uri: str, prefix: str, style: str, name: str
+) -> AsyncIterator[PythonServer]:
+    process = NodeProcess(style, uri, name, prefix=prefix, requests_timeout=TIMEOUT, **HEARTBEATS)
+    try:
+        await anyio.to_thread.run_sync(process.wait_started)
+        async with AsyncExitStack() as stack:
+            control = RealClient()
+            stack.push_async_callback(control.leave)
+            await control.client.connect(
+                process.url, transports=["websocket"], namespaces=["/control"], wait_timeout=TIMEOUT
+            )
+            yield PythonServer(process, control, stack)
+        if process.process.poll() is None:
+            log = await anyio.to_thread.run_sync(process.stop)
+            for word in ("Traceback", "ERROR", "Warning", "lost", "never awaited"):
+                assert word not in log, log
+    finally:
+        process.end()
+
+
+@dataclass
+class Client:
+    """A client of a server: python-socketio's, or the official one."""
+
+    server: Server
+    raw: RealClient | JavaScriptClient
+    sids: dict[str, str]
+
+    @property
+    def sid(self) -> str:
+        return self.sids["/"]
+
+    @property
+    def official(self) -> bool:
+        return isinstance(self.raw, JavaScriptClient)
+
+    def events(self, namespace: str = "/") -> list[list[Any]]:
+        """All events so far, each ``[event, *args]``."""
+        if isinstance(self.raw, JavaScriptClient):
+            return self.raw.seen(namespace).events
+        return self.raw.events(namespace)
+
+    def gone(self, namespace: str = "/") -> bool:
+        """Whether the server has disconnected it."""
+        if isinstance(self.raw, JavaScriptClient):
+            return bool(self.raw.seen(namespace).disconnects)
+        return not self.raw.in_namespace(namespace)
+
+    async def has(self, events: Iterable[list[Any]], namespace: str = "/") -> None:
+        """Wait until exactly these events have come, in this order."""
+        wanted = list(events)
+        await eventually(lambda: len(self.events(namespace)) >= len(wanted))
+        assert self.events(namespace) == wanted
+
+
+@dataclass
+class Cluster:
+    """The three servers, and what runs the official clients."""
+
+    uri: str
+    prefix: str
+    servers: dict[str, Server]
+    javascript: Node
+
+    def __getitem__(self, name: str) -> Server:
+        return self.servers[name]
+
+    @property
+    def node(self) -> NodeServer:
+        node = self.servers["node"]
+        assert isinstance(node, NodeServer)
+        return node
+
+    def ours(self, name: str) -> PythonServer:
+        server = self.servers[name]
+        assert isinstance(server, PythonServer)
+        return server
+
+    def others(self, name: str) -> list[Server]:
+        return [server for known, server in self.servers.items() if known != name]
+
+    @asynccontextmanager
+    async def clients(
+        self, *namespaces: str, servers: Iterable[Server] = ()
+    ) -> AsyncIterator[list[Client]]:
+        """Two clients of each server: first python-socketio's of all, then the official ones."""
+        wanted = namespaces or ("/",)
+        of = [*(servers or self.servers.values())]
+        async with AsyncExitStack() as stack:
+            clients: list[Client] = []
+            async with anyio.create_task_group() as tasks:
+                for official in (False, True):
+                    for server in of:
+                        open_ = self._open_official if official else self._open_python
+                        raw = self.javascript.client("websocket") if official else RealClient()
+                        stack.push_async_callback(raw.close if official else raw.leave)
+                        clients.append(Client(server, raw, {}))
+                        tasks.start_soon(open_, clients[-1], wanted)
+            yield clients
+        await until(self._is_empty)
+
+    async def _open_python(self, client: Client, namespaces: tuple[str, ...]) -> None:
+        raw = client.raw
+        assert isinstance(raw, RealClient)
+        await raw.client.connect(
+            client.server.url + "?a=1&b=2&b=3",
+            headers={"X-Test": "python"},
+            auth={"token": "python"},
+            transports=["websocket"],
+            namespaces=list(namespaces),
+            wait_timeout=TIMEOUT,
+        )
+        client.sids.update(raw.client.namespaces)
+
+    async def _open_official(self, client: Client, namespaces: tuple[str, ...]) -> None:
+        raw = client.raw
+        assert isinstance(raw, JavaScriptClient)
+        await raw.open(
+            client.server.url,
+            headers={"X-Test": "official"},
+            auth={"token": "official"},
+            namespaces=namespaces,
+        )
+        for namespace in namespaces:
+            client.sids[namespace] = await raw.connected(namespace)
+
+    async def _is_empty(self) -> bool:
+        return not await self.node.ids() and not await self.node.ids(namespace="/chat")
+
+    async def acquainted(self) -> bool:
+        """Tell whether each server knows all the others in each namespace."""
+        for namespace in ("/", "/chat"):
+            count = len(self.servers)
+            if await self.node.run("servers", namespace=namespace) != count:
+                return False
+            for server in self.servers.values():
+                answers = await server.server_side_call("who", namespace=namespace)
+                if len(answers) != count - 1:
+                    return False
+        return True
+
+
+@pytest.fixture(scope="module")
+async def cluster(postgres: Any) -> AsyncIterator[Cluster]:
+    """One cluster for the whole module; its servers have nothing to complain of at the end."""
+    uri, prefix = postgres.uri, "with-node"
+    async with AsyncExitStack() as stack:
+        javascript = await stack.enter_async_context(node_process())
+        servers: dict[str, Server] = {}
+        # Python's are first: they make the table
+        for name, style in (("stock", "block"), ("trio", "trio")):
+            servers[name] = await stack.enter_async_context(python_server(uri, prefix, style, name))
+        servers["node"] = await stack.enter_async_context(node_server(uri, prefix, "node"))
+        cluster = Cluster(uri, prefix, {name: servers[name] for name in NAMES}, javascript)
+        await until(cluster.acquainted)
+        yield cluster
+
+
+@pytest.fixture(params=NAMES)
+def sender(request: pytest.FixtureRequest, cluster: Cluster) -> Server:
+    """The server that acts: each operation is tried from each."""
+    return cluster[request.param]
+
+
+@pytest.fixture(params=OURS)
+def ours(request: pytest.FixtureRequest, cluster: Cluster) -> PythonServer:
+    return cluster.ours(request.param)
+
+
+def sids(clients: Iterable[Client], namespace: str = "/") -> list[str]:
+    return sorted(client.sids[namespace] for client in clients)
+
+
+ARGUMENTS: list[list[Any]] = [
+    [],
+    [None],
+    [1, "two", None, [3, [4, {}]], {"five": 5.5, "six": [True, None]}, -(2**40)],
+    ["\0 and \U0001f600, \u2028, häl\0lo\0", {"\0": "\U0001f600"}],
+    [b"\0\xff", {"a": b"1", "b": [b"2" * 9_000, {"c": b""}]}, "text"],
+    ["x" * 120_000],
+    ["\U0001f600" * 3_000],
+    [b"\xff" * 120_000, 1],
+]
+
+
+@pytest.mark.parametrize("namespace", ["/", "/chat"])
+async def test_events_reach_every_client(cluster: Cluster, sender: Server, namespace: str) -> None:
+    async with cluster.clients("/", "/chat") as clients:
+        events = [[f"event {n}", *args] for n, args in enumerate(ARGUMENTS)]
+        for event in events:
+            await sender.emit(*event, namespace=namespace)
+        other = "/" if namespace == "/chat" else "/chat"
+        await sender.emit("other", namespace=other)
+        for client in clients:
+            await eventually(lambda client=client: len(client.events(namespace)) >= len(events))
+            # Node's adapter lets the small ones overtake those that it reads from the table
+            assert sorted(client.events(namespace), key=lambda event: str(event[0])) == events
+            await client.has([["other"]], other)
