@@ -604,7 +604,7 @@ async def wrong_server_options() -> None:
     AnyIOServer(transports=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     AnyIOServer(shutdown_timeout=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AnyIOServer(cors_allowed_origin="*")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    AnyIOServer(None, False, "default", None, True, False, None, 45.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    AnyIOServer(None, False, None, True, None, "default")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     AnyIOEngineServer(logger="log")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AnyIOEngineServer(async_handlers="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AnyIOEngineServer(async_mode="threading")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -71,13 +72,12 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         *,
         shutdown_timeout: float = 5.0,
     ):
-        interval, grace = ping_interval if isinstance(ping_interval, tuple) else (ping_interval, 0)
-        check_number("ping_interval", interval, least=0, included=False)
-        check_number("ping_interval's grace period", grace, least=0)
+        _check_ping_interval(ping_interval)
         check_number("ping_timeout", ping_timeout, least=0, included=False)
         check_number("max_http_buffer_size", max_http_buffer_size, least=1)
         check_number("compression_threshold", compression_threshold, least=0)
         check_number("shutdown_timeout", shutdown_timeout, least=0)
+        _check_cookie(cookie)
         if async_mode not in (None, "asgi"):
             raise ValueError(f"async_mode is {async_mode!r}, and can only be 'asgi'")
         super().__init__(
@@ -526,21 +526,49 @@ def accepts(handler: Callable[..., Any], count: int) -> bool:
 def check_number(name: str, value: Any, *, least: float, included: bool = True) -> None:
     """Check an option.
 
-    :raises ValueError: it is not a number, or too small.
+    :raises ValueError: it is not a number, infinite, or too small.
     """
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
         or not (value >= least if included else value > least)
+        or value == math.inf
     ):
         bound = f"{least} or more" if included else f"more than {least}"
-        raise ValueError(f"{name} is {value!r}, and has to be {bound}")
+        raise ValueError(f"{name} is {value!r}, and has to be a number, {bound}")
 
 
-def _transports(transports: str | Iterable[str] | None) -> list[str] | None:
+def _check_ping_interval(value: float | tuple[float, ...]) -> None:
+    parts = value if isinstance(value, tuple) else (value, 0)
+    if len(parts) != 2:
+        raise ValueError(
+            f"ping_interval is {value!r}, and has to be a number or (interval, grace period)"
+        )
+    interval, grace = parts
+    check_number("ping_interval", interval, least=0, included=False)
+    check_number("ping_interval's grace period", grace, least=0)
+
+
+def _check_cookie(value: Any) -> None:
+    if value is None or isinstance(value, str) or (isinstance(value, Mapping) and "name" in value):
+        return
+    raise ValueError(f"cookie is {value!r}, and has to be a name, a mapping with one, or None")
+
+
+def listed(value: Iterable[Any]) -> list[Any]:
+    """Return what an option has that may be one thing or several."""
+    if isinstance(value, str):
+        return [value]
+    try:
+        return list(value)
+    except TypeError:
+        return [value]
+
+
+def _transports(transports: Any) -> list[str] | None:
     if transports is None:
         return None
-    names = [transports] if isinstance(transports, str) else list(transports)
+    names = listed(transports)
     for name in names:
         if name not in _TRANSPORTS:
             raise ValueError(f"transports has {name!r}, and can have {' and '.join(_TRANSPORTS)}")

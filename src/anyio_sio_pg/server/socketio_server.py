@@ -26,7 +26,7 @@ from socketio.packet import (
 from ..local_manager import AckCallback, AnyIOManager
 from ..protocol.messages import RESERVED_EVENTS, Room
 from .base import BaseServer
-from .engine_server import AnyIOEngineServer, accepts, check_number
+from .engine_server import AnyIOEngineServer, accepts, check_number, listed
 from .primitives import BackgroundTask, Event
 from .tasks import EndedError
 from .timetable import Timer
@@ -84,12 +84,12 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         self,
         client_manager: AsyncManager | None = None,
         logger: bool | logging.Logger = False,
-        serializer: Literal["default", "msgpack"] | type[Packet] = "default",
         json: Any = None,
         async_handlers: bool = True,
-        always_connect: bool = False,
         namespaces: Iterable[str] | Literal["*"] | None = None,
         *,
+        serializer: Literal["default", "msgpack"] | type[Packet] = "default",
+        always_connect: bool = False,
         connect_timeout: float = 45.0,
         shutdown_timeout: float = 5.0,
         engineio_logger: bool | logging.Logger = False,
@@ -109,6 +109,8 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         check_number("connect_timeout", connect_timeout, least=0, included=False)
         if namespaces is not None and namespaces != "*":
             namespaces = _namespaces(namespaces)
+        _check_serializer(serializer)
+        _check_manager(client_manager)
         super().__init__(
             client_manager=AnyIOManager() if client_manager is None else client_manager,
             logger=logger,
@@ -630,9 +632,26 @@ def _is_event_name(name: Any) -> bool:
     return isinstance(name, int | float) and not isinstance(name, bool)
 
 
-def _namespaces(namespaces: Iterable[str]) -> list[str]:
-    names = [namespaces] if isinstance(namespaces, str) else list(namespaces)
+def _namespaces(namespaces: Any) -> list[str]:
+    names = listed(namespaces)
     for name in names:
-        if not name.startswith("/"):
+        if not isinstance(name, str) or not name.startswith("/"):
             raise ValueError(f"namespaces has {name!r}, and each name has to start with '/'")
     return names
+
+
+def _check_serializer(value: Any) -> None:
+    if value not in ("default", "msgpack") and not (
+        isinstance(value, type) and issubclass(value, Packet)
+    ):
+        raise ValueError(
+            f"serializer is {value!r}, and has to be 'default', 'msgpack' or a class of packets"
+        )
+
+
+def _check_manager(value: Any) -> None:
+    if value is not None and not isinstance(value, AsyncManager):
+        # what was passed may be a connection string, with its password
+        raise ValueError(
+            f"client_manager is a {type(value).__name__}, and has to be a manager or None"
+        )
