@@ -77,7 +77,10 @@ async def _cancel_natively(at: int, function: Callable[[], Awaitable[Any]]) -> b
         await stepped
 
     task = asyncio.ensure_future(run())
-    await asyncio.wait([task])
+    try:
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
     if stepped.count < at:
         task.result()
         return False
