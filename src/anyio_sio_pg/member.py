@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 import anyio
 import anyio.lowlevel
 import msgspec
+from engineio.async_socket import AsyncSocket
 
 from .errors import AdapterClosedError
 from .local_manager import AckCallback, AnyIOManager
@@ -367,7 +368,11 @@ class ClusterMember(AnyIOManager):
         eio_sid = self.eio_sid_from_sid(sid, namespace)
         await server.disconnect(sid, namespace=namespace, ignore_queue=True)
         if close and eio_sid is not None:
+            socket = server.eio.sockets.get(eio_sid)
             await server.eio.disconnect(eio_sid)
+            if type(socket) is AsyncSocket:
+                # it leaves a WebSocket open for the client to close, which Node's client never does
+                socket.queue.put_nowait(None)
 
 
 def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, Any]:
