@@ -85,8 +85,9 @@ const commands = {
     await sent();
   },
   // all at once, as a program does
-  emit_burst({ events }) {
+  async emit_burst({ events }) {
     for (const args of events) io.emit(...args);
+    await sent();
   },
   emit_with_ack: ({ args, ...where }) => target(where).emitWithAck(...args),
   fetch_sockets: async (where) => (await target(where).fetchSockets()).map(describe),
