@@ -137,16 +137,21 @@ class ClusterMember(AnyIOManager):
         """Deliver another node's event to this node's clients."""
         node = self._serving()
         namespace, request_id = message.namespace, message.request_id
+        target = message.target
+        if self._disconnecting:
+            # what was sent after a disconnection must not come before it
+            leaving = (sid for ns, sid in self._disconnecting if ns == namespace)
+            target = Target(target.rooms, (*target.excluded, *leaving), target.timeout_ms)
         callback: AckCallback | None = None
         if request_id is not None:
             callback = partial(self._acknowledge, node, namespace, request_id)
-            sids = list(self._recipients(namespace, message.target))
+            sids = list(self._recipients(namespace, target))
             lifetime = ACK_LIFETIME
-            if (timeout := message.target.timeout_ms) is not None and timeout >= 0:
+            if (timeout := target.timeout_ms) is not None and timeout >= 0:
                 lifetime = min(timeout / 1_000, _LONGEST_TIMEOUT)
             if sids:
                 self._awaited.append((anyio.current_time() + lifetime, callback, sids))
-        count, overdue = self._deliver(namespace, message.target, message.data, callback)
+        count, overdue = self._deliver(namespace, target, message.data, callback)
         node.delivered += count
         if overdue:
             node.start_soon(self._send_overdue, overdue)
