@@ -256,9 +256,8 @@ class Node:
     def stats(self) -> Stats:
         """Return the counters as they are now."""
         publisher = self.publisher
-        known: set[str] = set()
-        for namespace in self._namespaces.values():
-            known |= namespace.members.uids()
+        # a Node server has a uid in each of its namespaces
+        nodes = max((len(namespace.members) for namespace in self._namespaces.values()), default=0)
         return Stats(
             sent=publisher.sent,
             received=self.received,
@@ -270,7 +269,7 @@ class Node:
             reconnects=publisher.reconnects + self.listener.reconnects,
             queue_depth=publisher.depth,
             batches=publisher.batches,
-            nodes=len(known),
+            nodes=nodes,
         )
 
     def check_namespace(self, namespace: str) -> None:
