@@ -714,8 +714,10 @@ async def test_disconnect_sockets(cluster: Cluster, sender: Server, close: bool)
         for client in leaving:
             await client.server.join(client.sid, "r")
         await sender.disconnect_sockets(close, to=["r"])
+        await sender.emit("after")
         for client in leaving:
             await eventually(lambda client=client: client.gone())
+            assert client.events() == []
         assert await sender.ids() == sids(staying)
         if close:
             for client in leaving:
@@ -725,6 +727,7 @@ async def test_disconnect_sockets(cluster: Cluster, sender: Server, close: bool)
         for client in staying if close else clients:
             await client.has([["last"]], "/chat")
         for client in staying:
+            await client.has([["after"]])
             assert not client.gone()
         # without a room: everyone
         await sender.disconnect_sockets(close, except_rooms=[staying[0].sid])
@@ -769,6 +772,12 @@ async def test_server_side_events_that_nobody_handles(cluster: Cluster, sender: 
         await ours.manager("server_side_call", "unheard", 1, timeout=0.3)
     assert caught.value.partial == [None]
     assert caught.value.missing == [await cluster.node.uid()]
+
+
+async def test_a_node_server_counts_once(cluster: Cluster, ours: PythonServer) -> None:
+    # it has another uid in each namespace, and ours has one
+    assert await cluster.node.uid("/") != await cluster.node.uid("/chat")
+    assert (await ours.manager("stats"))["nodes"] == 2
 
 
 async def test_custom_requests_are_not_for_node(cluster: Cluster, ours: PythonServer) -> None:
