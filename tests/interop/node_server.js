@@ -91,6 +91,20 @@ const commands = {
   },
   emit_with_ack: ({ args, ...where }) => target(where).emitWithAck(...args),
   fetch_sockets: async (where) => (await target(where).fetchSockets()).map(describe),
+  // as programs use what fetchSockets returns
+  async use_socket({ sid, event, args, room }) {
+    const [socket] = await io.in(sid).fetchSockets();
+    socket.join(["other", room]);
+    await sent();
+    socket.leave("other");
+    await sent();
+    return socket.timeout(5000).emitWithAck(event, ...args);
+  },
+  async end_socket({ sid }) {
+    const [socket] = await io.in(sid).fetchSockets();
+    socket.disconnect(true);
+    await sent();
+  },
   async sockets_join({ rooms, ...where }) {
     target(where).socketsJoin(rooms);
     await sent();
