@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
 import itertools
 import json
 import logging
 import random
+import socket
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -18,6 +22,7 @@ import anyio.lowlevel
 import engineio
 import pytest
 import socketio
+from anyio.abc import TaskGroup
 from engineio.async_socket import AsyncSocket
 
 from anyio_sio_pg import AnyIOEngineServer, AnyIOServer
@@ -32,6 +37,16 @@ from asgi_clients import (
 )
 from cancelling import MANY, cancel_at
 from harness import eventually
+from serving import KINDS, SERVERS, AppFactory, Kind, listening
+from wire_clients import (
+    MEGABYTE,
+    PollingWire,
+    WebSocketWire,
+    Wire,
+    all_tasks,
+    close_all,
+    open_descriptors,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -1345,3 +1360,447 @@ async def test_the_environ_has_the_clients_address(
         environ = here.sio.get_environ(sid)
         assert environ is not None
         assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == shown
+
+
+# behind real ASGI servers, in the event loop of the test
+
+SHUTDOWN_TIMEOUT = 2.0
+GRACEFUL_TIMEOUT = 3.0
+"""Seconds for which the ASGI servers of the tests wait for open connections."""
+MARGIN = 2.0
+"""Seconds for what is done beside waiting, on a machine that others use too."""
+
+on_each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+on_each_wire = pytest.mark.parametrize("wire", [PollingWire, WebSocketWire])
+
+
+@dataclass
+class Served:
+    """A server behind an ASGI server, and a task group for clients that live."""
+
+    sio: AnyIOServer
+    port: int
+    group: TaskGroup
+    log: list[tuple[str, str, str]]
+
+    def disconnected(self, name: str = "disconnected") -> list[str]:
+        return [sid for entry, sid, _ in self.log if entry == name]
+
+    def reasons(self) -> list[str]:
+        return [reason for entry, _, reason in self.log if entry == "disconnected"]
+
+
+def run_served(
+    kind: Kind,
+    body: Callable[[Served], Awaitable[None]],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    farewell: float = 0.0,
+    **options: Any,
+) -> None:
+    """Run a test behind an ASGI server; see that it ends in time and leaves nothing."""
+    options = {"shutdown_timeout": SHUTDOWN_TIMEOUT, **options}
+    ended_body = 0.0
+
+    async def run() -> None:
+        nonlocal ended_body
+        before = all_tasks()
+        log: list[tuple[str, str, str]] = []
+
+        @asynccontextmanager
+        async def make_app() -> AsyncIterator[Any]:
+            async with AnyIOServer(**options) as sio:
+                sios.append(sio)
+                sio.on("disconnect", disconnect)
+                yield socketio.ASGIApp(sio)
+
+        async def disconnect(sid: str, reason: str) -> None:
+            log.append(("disconnect", sid, reason))
+            await anyio.sleep(farewell)
+            log.append(("disconnected", sid, reason))
+
+        sios: list[AnyIOServer] = []
+        with listening() as listener:
+            port = listener.getsockname()[1]
+            async with anyio.create_task_group() as group:
+                try:
+                    async with served_until(kind, make_app, listener):
+                        with anyio.fail_after(60):
+                            await _first_request(port)
+                            await body(Served(sios[0], port, group, log))
+                        ended_body = anyio.current_time()
+                    took = anyio.current_time() - ended_body
+                finally:
+                    group.cancel_scope.cancel()
+                    await close_all()
+        assert took < 3 * SHUTDOWN_TIMEOUT + MARGIN, f"it took {took:.1f} s to end"
+        assert not sios[0].eio.sockets
+        assert not sios[0].environ
+        # this task has not been left with a cancellation
+        await anyio.sleep(0.001)
+        await no_tasks_but(before)
+
+    _run_cleanly(kind, run, caplog)
+
+
+@asynccontextmanager
+async def served_until(
+    kind: Kind, make_app: AppFactory, listener: socket.socket
+) -> AsyncIterator[None]:
+    """Serve an app for the block; at its end the ASGI server has to stop in time."""
+    stopped = False
+    async with make_app() as app, anyio.create_task_group() as tasks:
+        stop = anyio.Event()
+        ended = anyio.Event()
+
+        async def run() -> None:
+            nonlocal stopped
+            try:
+                await SERVERS[kind.server, kind.backend](app, listener, stop)
+                stopped = True
+            finally:
+                ended.set()
+
+        tasks.start_soon(run)
+        try:
+            yield
+        finally:
+            stop.set()
+            with anyio.move_on_after(GRACEFUL_TIMEOUT + MARGIN, shield=True):
+                await ended.wait()
+            tasks.cancel_scope.cancel()
+    assert stopped
+
+
+async def _first_request(port: int) -> None:
+    # now the ASGI server has started whatever it starts
+    wire = await Wire.connect(port)
+    await wire.request("GET", "transport=none")
+    assert (await wire.response())[0] == 400
+    await wire.close()
+
+
+async def no_tasks_but(before: set[Any]) -> None:
+    with anyio.move_on_after(5):
+        while all_tasks() - before:
+            await anyio.sleep(0.01)
+    assert all_tasks() - before == set()
+
+
+def _run_cleanly(
+    kind: Kind, run: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    gc.collect()
+    descriptors = open_descriptors()
+    anyio.run(run, backend=kind.backend)
+    gc.collect()
+    assert open_descriptors() <= descriptors
+    ours = [
+        record.getMessage()
+        for record in caplog.records
+        if (record.name == "asyncio" or record.exc_info)
+        and not (str(kind) == "hypercorn-asyncio" and _is_hypercorns(record.getMessage()))
+    ]
+    assert ours == []
+
+
+def _is_hypercorns(message: str) -> bool:
+    # it cancels the connections that have not ended in its graceful timeout, and looks no further
+    return "StreamReaderProtocol.connection_made" in message or "_GatheringFuture" in message
+
+
+async def _deliver(site: Served, megabytes: int, sid: str) -> None:
+    for _ in range(4 * megabytes):
+        await site.sio.emit("much", "x" * (MEGABYTE // 4), to=sid)
+
+
+@on_each_kind
+@on_each_wire
+def test_a_client_that_does_not_read_holds_up_nobody(
+    kind: Kind, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(site: Served) -> None:
+        deaf = await wire.join(site.port, 4_096)
+        others = [await cls.join(site.port) for cls in (PollingWire, WebSocketWire)]
+        for other in others:
+            site.group.start_soon(other.live)
+        if wire is PollingWire:
+            await deaf.start_poll()
+        await _deliver(site, 16, deaf.sid)
+        started = anyio.current_time()
+        for number in range(20):
+            await site.sio.emit("tick", number)
+            await anyio.sleep(0.02)
+        for other in others:
+            await soon(lambda: any('["tick",19]' in text for text in other.received))  # noqa: B023
+        assert anyio.current_time() - started < 5
+        # the ping timeout finds it
+        await soon(lambda: site.disconnected())
+        assert site.disconnected() == [deaf.sid]
+        assert set(site.reasons()) <= {"ping timeout", "transport error"}
+        await soon(lambda: len(site.sio.eio.sockets) == 2)
+        await deaf.wire.close()
+        await site.sio.shutdown()
+
+    run_served(kind, body, caplog, ping_interval=0.5, ping_timeout=0.5)
+
+
+@on_each_kind
+@on_each_wire
+def test_a_client_that_does_not_read_holds_up_no_shutdown(
+    kind: Kind, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wires: list[Any] = []
+
+    async def body(site: Served) -> None:
+        deaf = await wire.join(site.port, 4_096)
+        wires.append(deaf.wire)
+        if wire is PollingWire:
+            await deaf.start_poll()
+        await _deliver(site, 16, deaf.sid)
+        await anyio.sleep(0.1)
+        started = anyio.current_time()
+        await site.sio.shutdown()
+        assert anyio.current_time() - started < SHUTDOWN_TIMEOUT + MARGIN
+        assert site.disconnected() == [deaf.sid]
+        if waits_for_readers(kind):
+            await deaf.wire.close()
+
+    run_served(kind, body, caplog)
+
+
+def waits_for_readers(kind: Kind) -> bool:
+    """Whether the ASGI server itself does not end before what it has written has been read."""
+    return str(kind) == "hypercorn-asyncio"
+
+
+@on_each_kind
+@pytest.mark.parametrize("how", ["engine", "namespace", "timeout", "end"])
+def test_a_client_that_keeps_sending_while_it_is_closed_leaks_nothing(
+    kind: Kind, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(site: Served) -> None:
+        site.sio.on("noise", lambda sid: None)
+        before = all_tasks()
+        client = await WebSocketWire.join(site.port)
+        sent = 0
+
+        async def send() -> None:
+            nonlocal sent
+            try:
+                while True:
+                    await client.send('42["noise"]')
+                    sent += 1
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass
+
+        site.group.start_soon(send)
+        await soon(lambda: sent > 100)
+        if how == "engine":
+            await site.sio.eio.disconnect(client.eio_sid)
+        elif how == "namespace":
+            await site.sio.disconnect(client.sid)
+            await anyio.sleep(0.1)
+        elif how == "end":
+            await site.sio.shutdown()
+        await soon(lambda: site.disconnected() == [client.sid])
+        more = sent
+        await anyio.sleep(0.2)
+        await client.wire.close()
+        assert more
+        await soon(lambda: not site.sio.eio.sockets)
+        if how != "end":
+            await no_tasks_but(before)
+
+    run_served(kind, body, caplog, ping_interval=0.3, ping_timeout=0.3)
+
+
+@on_each_kind
+@pytest.mark.parametrize("known", [False, True])
+def test_a_refused_post_with_a_large_chunked_body_leaks_nothing(
+    kind: Kind, known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunk = b"2000\r\n" + b"x" * 0x2000 + b"\r\n"
+
+    async def body(site: Served) -> None:
+        other = await PollingWire.join(site.port)
+        before = all_tasks()
+        sid = other.eio_sid if known else "unknown"
+        for _ in range(3):
+            wire = await Wire.connect(site.port)
+            await wire.request(
+                "POST", f"transport=polling&sid={sid}", None, "Transfer-Encoding: chunked"
+            )
+            try:
+                for _ in range(400):
+                    await wire.stream.send(chunk)
+                await wire.stream.send(b"0\r\n\r\n")
+            except anyio.BrokenResourceError:
+                pass
+            try:
+                status, _ = await wire.response()
+                assert status in (400, 413)
+            except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError):
+                # it has hung up while this one was still sending
+                pass
+            await wire.close()
+        # and one that never sends the rest
+        wire = await Wire.connect(site.port)
+        await wire.request("POST", "transport=polling&sid=x", None, "Transfer-Encoding: chunked")
+        try:
+            for _ in range(40):
+                await wire.stream.send(chunk)
+        except anyio.BrokenResourceError:
+            pass
+        await anyio.sleep(0.1)
+        await wire.close()
+        await other.wire.close()
+        await no_tasks_but(before)
+
+    run_served(kind, body, caplog)
+
+
+async def crowd(site: Served, count: int, deaf: bool) -> list[Any]:
+    """Return so many clients, half of them idle pollers, one of them not reading."""
+    clients: list[Any] = [None] * count
+    limit = anyio.CapacityLimiter(20)
+
+    async def join(number: int) -> None:
+        async with limit:
+            if number == 0 and deaf:
+                clients[0] = await WebSocketWire.join(site.port, 4_096)
+                return
+            clients[number] = await (PollingWire, WebSocketWire)[number % 2].join(site.port)
+        site.group.start_soon(clients[number].live)
+
+    async with anyio.create_task_group() as group:
+        for number in range(count):
+            group.start_soon(join, number)
+    if deaf:
+        await _deliver(site, 16, clients[0].sid)
+    return clients
+
+
+@on_each_kind
+@pytest.mark.parametrize("how", ["shutdown", "end of the block"])
+def test_the_end_of_200_clients(kind: Kind, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    sids: list[str] = []
+    sites: list[Served] = []
+
+    async def body(site: Served) -> None:
+        sites.append(site)
+        clients = await crowd(site, 200, deaf=True)
+        sids.extend(client.sid for client in clients)
+        if how == "shutdown":
+            started = anyio.current_time()
+            await site.sio.shutdown()
+            assert anyio.current_time() - started < SHUTDOWN_TIMEOUT + MARGIN
+            assert sorted(site.disconnected()) == sorted(sids)
+            # those that read were told
+            for client in clients[1:]:
+                with anyio.fail_after(5):
+                    await client.closed.wait()
+        if waits_for_readers(kind):
+            await clients[0].wire.close()
+
+    run_served(kind, body, caplog, farewell=0.1)
+    assert len(set(sids)) == 200
+    assert sorted(sites[0].disconnected()) == sorted(sids)
+    assert sorted(sites[0].disconnected("disconnect")) == sorted(sids)
+
+
+@on_each_kind
+@pytest.mark.parametrize("what", ["disconnect handler", "event handler", "background task"])
+def test_the_end_does_not_wait_for_what_never_ends(
+    kind: Kind, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    async def endless(*args: Any) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(what)
+
+    async def body(site: Served) -> None:
+        clients = await crowd(site, 20, deaf=False)
+        if what == "disconnect handler":
+            site.sio.on("disconnect", endless)
+        elif what == "event handler":
+            site.sio.on("endless", endless)
+            for client in clients:
+                if isinstance(client, WebSocketWire):
+                    await client.send('42["endless"]')
+            await anyio.sleep(0.1)
+        else:
+            site.sio.start_background_task(endless)
+        started = anyio.current_time()
+        await site.sio.shutdown()
+        took = anyio.current_time() - started
+        assert took < SHUTDOWN_TIMEOUT + MARGIN
+        if what != "background task":
+            assert took > SHUTDOWN_TIMEOUT * 0.9
+        if what != "disconnect handler":
+            assert len(site.disconnected()) == 20
+
+    run_served(kind, body, caplog)
+    assert len(ended) == {"disconnect handler": 20, "event handler": 10, "background task": 1}[what]
+
+
+async def _serve(kind: Kind, app: Any, listener: socket.socket) -> None:
+    try:
+        await SERVERS[kind.server, kind.backend](app, listener, anyio.Event())
+    except asyncio.InvalidStateError:
+        # what hypercorn raises when it is cancelled, in place of the cancellation
+        assert str(kind) == "hypercorn-asyncio"
+
+
+@on_each_kind
+@pytest.mark.parametrize("farewell", [0.1, float("inf")])
+def test_the_end_of_200_clients_whose_block_is_cancelled(
+    kind: Kind, farewell: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[tuple[str, str, str]] = []
+    sids: list[str] = []
+
+    async def disconnect(sid: str, reason: str) -> None:
+        log.append(("disconnect", sid, reason))
+        await anyio.sleep(farewell)
+        log.append(("disconnected", sid, reason))
+
+    async def run() -> None:
+        before = all_tasks()
+        with listening() as listener:
+            async with anyio.create_task_group() as clients:
+                with anyio.CancelScope() as scope:
+                    async with (
+                        AnyIOServer(shutdown_timeout=SHUTDOWN_TIMEOUT) as sio,
+                        anyio.create_task_group() as tasks,
+                    ):
+                        sio.on("disconnect", disconnect)
+                        # the pattern of the documentation: the ASGI server in a child task
+                        tasks.start_soon(_serve, kind, socketio.ASGIApp(sio), listener)
+                        site = Served(sio, listener.getsockname()[1], clients, log)
+                        with anyio.fail_after(60):
+                            members = await crowd(site, 200, deaf=not waits_for_readers(kind))
+                        sids.extend(member.sid for member in members)
+                        started = anyio.current_time()
+                        scope.cancel()
+                assert scope.cancelled_caught
+                took = anyio.current_time() - started
+                clients.cancel_scope.cancel()
+                await close_all()
+        assert took < 3 * SHUTDOWN_TIMEOUT + MARGIN, f"it took {took:.1f} s to end"
+        assert not sio.eio.sockets
+        await anyio.sleep(0.001)
+        if str(kind) == "hypercorn-asyncio":
+            # another thing that it forgets when it is cancelled
+            for task in all_tasks() - before:
+                if "Lifespan.handle_lifespan" in repr(task):
+                    task.cancel()
+        await no_tasks_but(before)
+
+    _run_cleanly(kind, run, caplog)
+    assert sorted(sid for name, sid, _ in log if name == "disconnect") == sorted(sids)
+    if farewell == 0.1:
+        assert sorted(sid for name, sid, _ in log if name == "disconnected") == sorted(sids)
