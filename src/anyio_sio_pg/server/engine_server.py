@@ -400,7 +400,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
                 socket.accept()
             return accepted
         finally:
-            socket.judged.set()
+            socket.conclude()
 
     async def read_body(self, environ: dict[str, Any]) -> bytes:
         """Return a request's body.
@@ -482,8 +482,10 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         if run_async:
             await self.tasks.begin(self._run_handler, event, handler, args)
         else:
+            socket = self.sockets.get(args[0])
+            subject = None if socket is None else socket.inline
             with suppress(EndedError):
-                await self.tasks.apart(self._run_handler, event, handler, args)
+                await self.tasks.apart(self._run_handler, event, handler, args, subject=subject)
         return None
 
     async def _run_handler(

@@ -135,6 +135,8 @@ class AnyIOSocket(AsyncSocket):
         self._handled = anyio.Event()
         self.judged = anyio.Event()
         """Set once the application has accepted the session, or has not."""
+        self.inline = object()
+        """Stands for a handler that the transport waits for before it goes on."""
 
     @property
     def gone(self) -> bool:
@@ -145,6 +147,12 @@ class AnyIOSocket(AsyncSocket):
         """Take note that the application has accepted the session."""
         self._accepted = True
         self.schedule_ping()
+
+    def conclude(self) -> None:
+        """Take note that the application has accepted the session, or has not."""
+        self.judged.set()
+        if self.closing and self.server.tasks.running:
+            self._tell_of_its_end()
 
     async def send(self, pkt: Packet) -> None:
         """Send a packet; nothing to a session that is closing."""
@@ -235,6 +243,10 @@ class AnyIOSocket(AsyncSocket):
                 self._later(self.server.shutdown_timeout, self.end_transport)
             elif not self._saying_goodbye:
                 self.end_transport()
+        if self.judged.is_set():
+            self._tell_of_its_end()
+
+    def _tell_of_its_end(self) -> None:
         self.server.tasks.speak_last(self, self._disconnected)
 
     def _limit_patience(self) -> None:
@@ -245,7 +257,6 @@ class AnyIOSocket(AsyncSocket):
 
     async def _disconnected(self) -> None:
         try:
-            await self.judged.wait()
             if self._accepted:
                 await self.server._trigger_event("disconnect", self.sid, self._reason)
         finally:
@@ -276,7 +287,10 @@ class AnyIOSocket(AsyncSocket):
     async def ended(self) -> None:
         """Return once the session is closed, but for a handler of its own that waits here."""
         await self._wait_until_handled()
-        await self._transport_ended.wait()
+        if self.server.tasks.is_mine(self.inline):
+            await self._flushed.wait()
+        else:
+            await self._transport_ended.wait()
 
     # HTTP long-polling
 

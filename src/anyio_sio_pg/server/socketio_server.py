@@ -361,20 +361,26 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             await self._handle_packet(eio_sid, pkt)
 
     async def _handle_packet(self, eio_sid: str, pkt: Packet) -> None:
-        apart = self.eio.tasks.apart
         if pkt.packet_type == CONNECT:
-            await apart(self._handle_connect, eio_sid, pkt.namespace, pkt.data)
+            await self._inline(eio_sid, self._handle_connect, eio_sid, pkt.namespace, pkt.data)
         elif not self._has_joined(eio_sid, pkt.namespace or "/"):
             # it may have been sent before the client could know that it was disconnected
             self.logger.info("%s is not in %s, where it has sent to", eio_sid, pkt.namespace)
         elif pkt.packet_type == DISCONNECT:
-            await apart(
-                self._handle_disconnect, eio_sid, pkt.namespace, self.reason.CLIENT_DISCONNECT
-            )
+            reason = self.reason.CLIENT_DISCONNECT
+            await self._inline(eio_sid, self._handle_disconnect, eio_sid, pkt.namespace, reason)
         elif pkt.packet_type in (EVENT, BINARY_EVENT):
             await self._handle_event(eio_sid, pkt.namespace, pkt.id, pkt.data)
         else:
-            await apart(self._handle_ack, eio_sid, pkt.namespace, pkt.id, pkt.data)
+            await self._inline(eio_sid, self._handle_ack, eio_sid, pkt.namespace, pkt.id, pkt.data)
+
+    async def _inline(
+        self, eio_sid: str, function: Callable[..., Awaitable[Any]], *args: Any
+    ) -> None:
+        """Do what a client's transport has to wait for before it goes on."""
+        socket = self.eio.sockets.get(eio_sid)
+        subject = None if socket is None else socket.inline
+        await self.eio.tasks.apart(function, *args, subject=subject)
 
     def _has_joined(self, eio_sid: str, namespace: str) -> bool:
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
@@ -518,7 +524,7 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         if self.async_handlers:
             await self.eio.tasks.begin(self._handle_event_internal, *arguments)
         else:
-            await self.eio.tasks.apart(self._handle_event_internal, *arguments)
+            await self._inline(eio_sid, self._handle_event_internal, *arguments)
 
     async def _trigger_event(self, event: str, namespace: str, *args: Any) -> Any:
         """Call the application's handler of an event."""

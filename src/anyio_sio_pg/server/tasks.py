@@ -71,7 +71,7 @@ class ServerTasks:
         *,
         task_status: TaskStatus[None],
     ) -> None:
-        with self._handling(object()):
+        with self._handling():
             task_status.started()
             await self._contained(handler, *args)
 
@@ -92,7 +92,7 @@ class ServerTasks:
                 except anyio.get_cancelled_exc_class():
                     if being_cancelled():
                         raise
-                    self._logger.warning("the background task %s was cancelled", _name(target))
+                    self._logger.error("the background task %s was cancelled", _name(target))
         except Exception as exc:
             task._exception = exc
             self._logger.exception("the background task %s raised", _name(target))
@@ -149,13 +149,13 @@ class ServerTasks:
 
         async def run() -> None:
             try:
-                with scope, self._handling(subject or object()):
+                with scope, self._handling(subject):
                     try:
                         outcome.append(await function(*args))
                     except anyio.get_cancelled_exc_class():
                         if being_cancelled():
                             raise
-                        self._logger.warning("%s was cancelled", _name(function))
+                        self._logger.error("%s was cancelled", _name(function))
             except Exception as exc:  # noqa: BLE001 - raised where it is awaited
                 failure.append(exc)
             finally:
@@ -174,13 +174,14 @@ class ServerTasks:
         return outcome[0]
 
     @contextmanager
-    def _handling(self, subject: object) -> Generator[None]:
-        token = _handled_here.set(_handled_here.get() | {subject})
-        self._under_way.add(subject)
+    def _handling(self, subject: object = None) -> Generator[None]:
+        this = object()
+        token = _handled_here.set(_handled_here.get() | {this, subject})
+        self._under_way.add(this)
         try:
             yield
         finally:
-            self._under_way.discard(subject)
+            self._under_way.discard(this)
             self._one_less.set()
             _handled_here.reset(token)
 
@@ -190,7 +191,7 @@ class ServerTasks:
         except anyio.get_cancelled_exc_class():
             if being_cancelled():
                 raise
-            self._logger.warning("%s was cancelled", _name(function))
+            self._logger.error("%s was cancelled", _name(function))
         except Exception:
             self._logger.exception("%s raised", _name(function))
 
