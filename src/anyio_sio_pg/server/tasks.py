@@ -103,13 +103,19 @@ class ServerTasks:
         self, subject: object, function: Callable[..., Awaitable[Any]], *args: Any
     ) -> None:
         """Start a task that cancellation from outside does not end, only :meth:`hush`."""
-        self._running_group().start_soon(self._speak_last, subject, function, args)
+        scope = anyio.CancelScope(shield=True)
+        self._running_group().start_soon(self._speak_last, subject, scope, function, args)
+        # it may be hushed before it has begun
+        self._last_words[subject] = scope
 
     async def _speak_last(
-        self, subject: object, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+        self,
+        subject: object,
+        scope: anyio.CancelScope,
+        function: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
     ) -> None:
-        with anyio.CancelScope(shield=True) as scope, self._handling(subject):
-            self._last_words[subject] = scope
+        with scope, self._handling(subject):
             try:
                 await self._contained(function, *args)
             finally:
