@@ -29,9 +29,11 @@ class Connection:
         self.scope = scope
         self.sent: deque[dict[str, Any]] = deque()
         self._app = app
-        self._received = deque(received)
+        self.received = deque(received)
         self._news = anyio.Event()
         self.ended = False
+        self.send_error: Exception | None = None
+        """What the app's sends raise."""
 
     async def __call__(self) -> None:
         try:
@@ -42,7 +44,7 @@ class Connection:
 
     def put(self, event: dict[str, Any]) -> None:
         """Let the app receive an event."""
-        self._received.append(event)
+        self.received.append(event)
         self._notify()
 
     async def take(self) -> dict[str, Any] | None:
@@ -56,12 +58,14 @@ class Connection:
 
     async def _receive(self) -> dict[str, Any]:
         await anyio.lowlevel.checkpoint()
-        while not self._received:
+        while not self.received:
             await self._news.wait()
-        return self._received.popleft()
+        return self.received.popleft()
 
     async def _send(self, event: dict[str, Any]) -> None:
         await anyio.lowlevel.checkpoint()
+        if self.send_error is not None:
+            raise self.send_error
         self.sent.append(event)
         self._notify()
 
@@ -105,8 +109,10 @@ def http(
     )
 
 
-async def fetch(connection: Connection) -> Response:
-    """Run a request and return its response."""
+async def fetch(connection: Connection, *, in_parts: bool = False) -> Response:
+    """Run a request and return its response; ``in_parts``: its body is not in one event."""
+    if in_parts:
+        connection.received[0]["more_body"] = True
     with anyio.fail_after(PATIENCE):
         await connection()
     start, body = connection.sent

@@ -454,6 +454,55 @@ async def test_a_shutdown_that_is_cancelled_can_be_called_again() -> None:
         assert at > 1
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_block_that_is_cancelled_at_any_await_ends(ends: bool) -> None:
+    async def disconnect(sid: str, reason: str) -> None:
+        told.append(sid)
+        await anyio.sleep(0 if ends else float("inf"))
+
+    async def program() -> None:
+        async with AnyIOServer(shutdown_timeout=0.05) as sio:
+            sios.append(sio)
+            sio.on("disconnect", disconnect)
+            client = WebSocketClient(socketio.ASGIApp(sio))
+            group.start_soon(client.connection)
+            await client.handshake()
+            joined.append(await client.join())
+
+    for native in ways():
+        for at in range(1, MANY):
+            told: list[str] = []
+            joined: list[str] = []
+            sios: list[AnyIOServer] = []
+            with anyio.fail_after(5):
+                async with anyio.create_task_group() as group:
+                    hit = await cancel_at(at, program, native=native)
+                    group.cancel_scope.cancel()
+            assert len(told) <= 1
+            assert set(joined) <= set(told)
+            assert not sios or not sios[0].eio.sockets
+            if not hit:
+                break
+        assert at > 5
+
+
+async def test_a_client_that_posts_before_it_takes_its_goodbye_gets_that_all_the_same() -> None:
+    async with site() as here:
+        client = await here.client("polling")
+        assert isinstance(client, PollingClient)
+        await client.join()
+        await here.sio.emit("last", "words")
+        here.group.start_soon(here.sio.eio.disconnect, client.sid)
+        await soon(lambda: here.of("disconnected", "/"))
+        # a pong, to a ping that came with the poll before; its body comes a little later
+        post = client.request("POST", "3")
+        post.put({"type": "http.request", "body": b""})
+        assert (await fetch(post, in_parts=True)).text == "ok"
+        response = await fetch(client.request())
+        assert response.packets == ['42["last","words"]', "1"]
+        await no_ghosts(here)
+
+
 # errors
 
 
@@ -662,6 +711,37 @@ async def test_cancelling_the_block_ends_it_within_its_scope() -> None:
             async with make():
                 await anyio.sleep_forever()
         assert scope.cancelled_caught
+
+
+async def test_what_an_asgi_server_raises_for_a_broken_connection_stays_here() -> None:
+    class BusyError(Exception):
+        """As Trio's, which hypercorn lets through."""
+
+    async with site(ping_interval=0.1, ping_timeout=0.1) as here:
+        # a handshake, a POST and a poll; whoever has not got a poll's answer is disconnected
+        handshake = http(here.app)
+        handshake.send_error = BusyError()
+        await handshake()
+        await no_ghosts(here)
+        client = await here.client("polling")
+        assert isinstance(client, PollingClient)
+        await client.join()
+        post = client.request("POST", "3")
+        post.send_error = OSError()
+        await post()
+        assert not here.sio.eio.sockets[client.sid].closing
+        poll = client.request()
+        poll.send_error = BusyError()
+        await here.sio.emit("lost")
+        await poll()
+        await no_ghosts(here)
+        assert here.of("disconnect")[0][2] == "transport error"
+        ws = WebSocketClient(here.app)
+        ws.connection.send_error = BusyError()
+        with pytest.raises(BusyError):
+            # it has not been accepted: that is for the ASGI server to know
+            await ws.connection()
+        await no_ghosts(here)
 
 
 # the block
@@ -1481,7 +1561,8 @@ async def _first_request(port: int) -> None:
 
 
 async def no_tasks_but(before: set[Any]) -> None:
-    with anyio.move_on_after(5):
+    # hypercorn keeps what belongs to an idle connection for 5 s
+    with anyio.move_on_after(10):
         while all_tasks() - before:
             await anyio.sleep(0.01)
     assert all_tasks() - before == set()

@@ -248,9 +248,11 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
             return response
         if scope["type"] == "websocket":
             return await self._make_response(response, environ)
-        return await self._send_response(response, environ)
+        await self._send_response(response, environ)
+        return None
 
-    async def _send_response(self, response: dict[str, Any], environ: dict[str, Any]) -> Any:
+    async def _send_response(self, response: dict[str, Any], environ: dict[str, Any]) -> bool:
+        """Send a response; return False if the connection has ended meanwhile."""
         headers: list[tuple[str, str]] = response["headers"]
         if _has_more(environ):
             # an ASGI server may wait until a request's body has been taken
@@ -261,11 +263,16 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         self._compress(response, environ)
         headers.append(("Content-Length", str(len(response["response"]))))
         if not self.tasks.running:
-            return await self._make_response(response, environ)
+            await self._make_response(response, environ)
+            return True
         try:
-            return await self.tasks.apart(self._make_response, response, environ)
+            await self.tasks.apart(self._make_response, response, environ)
         except EndedError:
-            return None
+            pass
+        except Exception as exc:  # noqa: BLE001 - whatever the ASGI server raises for it
+            self.logger.info("The connection is broken: %r", exc)
+            return False
+        return True
 
     async def _drain(self, environ: dict[str, Any]) -> None:
         while await self.next_chunk(environ) is not None:
@@ -339,8 +346,8 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         packets = await socket.handle_get_request(environ)
         whole = False
         try:
-            await self._send_response(self._ok(packets, jsonp_index=jsonp_index), environ)
-            whole = True
+            response = self._ok(packets, jsonp_index=jsonp_index)
+            whole = await self._send_response(response, environ)
         finally:
             socket.answered(whole=whole)
         return ""

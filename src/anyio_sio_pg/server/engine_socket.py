@@ -374,6 +374,9 @@ class AnyIOSocket(AsyncSocket):
                     self._body_scope.cancel()
                 body = await self.server.read_body(environ)
             if body is None:
+                if self._reason == self.server.reason.SERVER_DISCONNECT:
+                    # it is told with its next poll, for which it must not have given up
+                    return
                 raise RefusedError(3, "Bad request", f"Session {self.sid} was closed meanwhile")
             for number, encoded in enumerate(_split(body), 1):
                 if self.closing:
