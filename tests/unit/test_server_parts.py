@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import queue
@@ -180,6 +181,25 @@ async def test_a_putter_that_is_cancelled_leaves_its_room_to_the_next(
     # once its turn has come, it may be too late to cancel it
     assert items.get_nowait() in (["first", "second"] if turn_has_come else ["second"])
     assert items.empty()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_turn_that_asyncio_cancels_goes_to_the_next() -> None:
+    items: Queue[str] = Queue(1)
+    getters = [asyncio.create_task(items.get()) for _ in range(2)]
+    await anyio.wait_all_tasks_blocked()
+    items.put_nowait("one")
+    getters[0].cancel()
+    assert await asyncio.wait_for(getters[1], 5) == "one"
+    assert getters[0].cancelled()
+    items.put_nowait("two")
+    putters = [asyncio.create_task(items.put(name)) for name in ("three", "four")]
+    await anyio.wait_all_tasks_blocked()
+    assert items.get_nowait() == "two"
+    putters[0].cancel()
+    await asyncio.wait_for(putters[1], 5)
+    assert putters[0].cancelled()
+    assert items.get_nowait() == "four"
 
 
 async def test_putting_and_getting_can_be_cancelled_at_every_await() -> None:
