@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import anycorn
+import anyio
 import hypercorn.asyncio
 import hypercorn.config
 import hypercorn.trio
