@@ -559,9 +559,8 @@ def _check_ping_interval(value: float | tuple[float, ...]) -> None:
 
 
 def _check_cookie(value: Any) -> None:
-    if value is None or isinstance(value, str) or (isinstance(value, Mapping) and "name" in value):
-        return
-    raise ValueError(f"cookie is {value!r}, and has to be a name, a mapping with one, or None")
+    if value is not None and not isinstance(value, str | Mapping):
+        raise ValueError(f"cookie is {value!r}, and has to be a name, a mapping, or None")
 
 
 def listed(value: Iterable[Any]) -> list[Any]:
