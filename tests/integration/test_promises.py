@@ -167,11 +167,14 @@ async def test_3_a_batch_of_unknown_fate_is_sent_again_and_known_by_its_numbers(
 ) -> None:
     async with (
         proxy(postgres.port) as gate,
-        node(gate.uri, prefix, listen_uri=postgres.uri) as a,
+        node(gate.uri, prefix, listen_uri=postgres.uri, heartbeat_interval=60, heartbeat_timeout=90)
+        as a,
         node(postgres.uri, prefix) as b,
-    ):
+    ):  # fmt: skip
         await acquainted(a, b)
         there = await b.client()
+        # no batch may be on its way whose answer would be held, too
+        await a.manager.flush()
         gate.hold("answers")
         await a.manager.emit("n", 0)
         # committed, as the other node shows, but the answer does not come
