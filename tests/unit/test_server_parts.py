@@ -516,6 +516,28 @@ async def test_last_words_outlive_a_cancellation_until_they_are_hushed() -> None
     assert tasks.hush() == 0
 
 
+async def test_what_has_to_be_finished_goes_on_without_the_one_that_awaits_it() -> None:
+    tasks = ServerTasks(logger)
+    release = anyio.Event()
+    log: list[str] = []
+
+    async def work(name: str) -> None:
+        assert tasks.is_mine("subject")
+        await release.wait()
+        log.append(name)
+
+    with anyio.CancelScope() as outer:
+        async with tasks.run():
+            assert await cancel_at(1, lambda: tasks.finish(work, "first", subject="subject"))
+            async with started(lambda: tasks.finish(work, "second", subject="subject")):
+                assert log == []
+                outer.cancel()
+                with anyio.CancelScope(shield=True):
+                    release.set()
+                    await tasks.settle()
+    assert log == ["first", "second"]
+
+
 async def test_without_its_block_nothing_can_be_started() -> None:
     tasks = ServerTasks(logger)
 

@@ -368,7 +368,14 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
             self.logger.info("%s is not in %s, where it has sent to", eio_sid, pkt.namespace)
         elif pkt.packet_type == DISCONNECT:
             reason = self.reason.CLIENT_DISCONNECT
-            await self._inline(eio_sid, self._handle_disconnect, eio_sid, pkt.namespace, reason)
+            # whatever becomes of the request, the application is told
+            await self.eio.tasks.finish(
+                self._handle_disconnect,
+                eio_sid,
+                pkt.namespace,
+                reason,
+                subject=self._subject(eio_sid),
+            )
         elif pkt.packet_type in (EVENT, BINARY_EVENT):
             await self._handle_event(eio_sid, pkt.namespace, pkt.id, pkt.data)
         else:
@@ -378,9 +385,11 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         self, eio_sid: str, function: Callable[..., Awaitable[Any]], *args: Any
     ) -> None:
         """Do what a client's transport has to wait for before it goes on."""
+        await self.eio.tasks.apart(function, *args, subject=self._subject(eio_sid))
+
+    def _subject(self, eio_sid: str) -> object:
         socket = self.eio.sockets.get(eio_sid)
-        subject = None if socket is None else socket.inline
-        await self.eio.tasks.apart(function, *args, subject=subject)
+        return None if socket is None else socket.inline
 
     def _has_joined(self, eio_sid: str, namespace: str) -> bool:
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
@@ -467,7 +476,8 @@ class AnyIOServer(BaseServer, anyio.AsyncContextManagerMixin):
         socket = self.eio.sockets.get(eio_sid)
         if socket is None or socket.closing:
             # it has gone while its handler was running
-            await self._handle_disconnect(eio_sid, namespace, self.reason.TRANSPORT_CLOSE)
+            reason = self.reason.TRANSPORT_CLOSE
+            await self.eio.tasks.finish(self._handle_disconnect, eio_sid, namespace, reason)
 
     def _accepts(self, namespace: str) -> bool:
         return (

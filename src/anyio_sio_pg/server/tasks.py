@@ -121,6 +121,22 @@ class ServerTasks:
             finally:
                 del self._last_words[subject]
 
+    async def finish(
+        self, function: Callable[..., Awaitable[Any]], *args: Any, subject: object = None
+    ) -> None:
+        """Await something as :meth:`apart` does; it goes on if the one that awaits is cancelled."""
+        ended = anyio.Event()
+
+        async def run() -> None:
+            try:
+                with self._handling(subject):
+                    await function(*args)
+            finally:
+                ended.set()
+
+        self.speak_last(object(), run)
+        await ended.wait()
+
     def hush(self) -> int:
         """Cancel what cancellation from outside does not end; return how many tasks that were."""
         scopes = [scope for subject, scope in self._last_words.items() if not self.is_mine(subject)]
