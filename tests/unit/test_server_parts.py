@@ -535,7 +535,7 @@ async def test_what_has_to_be_finished_goes_on_without_the_one_that_awaits_it() 
                 with anyio.CancelScope(shield=True):
                     release.set()
                     await tasks.settle()
-    assert log == ["first", "second"]
+    assert sorted(log) == ["first", "second"]
 
 
 async def test_without_its_block_nothing_can_be_started() -> None:
