@@ -73,3 +73,4 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".[trio,demo]", *group("bench"))
     session.run("python", "benchmarks/cluster_events.py", *session.posargs)
     session.run("python", "benchmarks/local_deliveries.py", *session.posargs)
+    session.run("python", "benchmarks/websocket_clients.py", *session.posargs)
