@@ -19,6 +19,7 @@ ORDER = [
     "options",
     "protocol",
     "protocol.messages",
+    "protocol.values",
     "protocol.wire",
     "protocol.batch",
     "protocol.sequence",

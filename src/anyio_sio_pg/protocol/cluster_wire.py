@@ -8,14 +8,11 @@ a later answer to FETCH_SOCKETS) and ``args`` (all the arguments of an acknowled
 
 from __future__ import annotations
 
-import datetime
-import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from .. import options
 from ..errors import ProtocolError
@@ -48,7 +45,6 @@ from .cluster_schema import (
 )
 from .messages import (
     EVERYONE,
-    RESERVED_EVENTS,
     AdapterClose,
     Attached,
     Broadcast,
@@ -66,36 +62,31 @@ from .messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
-    Tree,
     find_binary,
-    join_binary,
+)
+from .values import (
+    MALFORMED,
+    check_event,
+    data_from_json,
+    data_from_msgpack,
+    encode_json,
+    items_from_json,
+    json_tree,
+    lenient,
+    no_extension,
+    pack,
+    tree_from_json,
+    tree_of,
 )
 from .wire import Outgoing
 
-_RESERVED_STARTS = tuple(f'["{event}"'.encode() for event in RESERVED_EVENTS)
-_PLAIN_NAME = re.compile(rb'\["[^"\\]*"')
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}"
-    rb"|(?P<half>u[dD][89a-fA-F][\da-fA-F]{2})|.)",
-    re.DOTALL,
-)
 _MAX_NAMES = 1_024
 _MAX_HEAD_ROOMS = 16
 _MAX_HEAD_ROOMS_BYTES = 1_024
 
 
-def _extension(_code: int, _data: memoryview) -> None:
-    """Read extension types of MessagePack, which JSON does not have, as null."""
-
-
 _from_json = msgspec.json.Decoder[Any](AnyEnvelope)
-_from_msgpack = msgspec.msgpack.Decoder[Any](AnyEnvelope, ext_hook=_extension)
-_tree_from_msgpack = msgspec.msgpack.Decoder[Any](ext_hook=_extension)
-_tree_from_json = msgspec.json.Decoder[Any]()
-_event_from_json = msgspec.json.Decoder[Any](list[Raw])
-_to_json = msgspec.json.Encoder().encode
-
-_MALFORMED = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, IndexError)
+_from_msgpack = msgspec.msgpack.Decoder[Any](AnyEnvelope, ext_hook=no_extension)
 
 
 class ClusterWire:
@@ -111,7 +102,7 @@ class ClusterWire:
 
     def own(self, uid: str) -> tuple[bytes, ...]:
         """Return the start of every payload that this wire writes for ``uid``."""
-        return (b'{"uid":' + _to_json(uid) + b",",)
+        return (b'{"uid":' + encode_json(uid) + b",",)
 
     def encode(self, message: Message, max_inline: int) -> Outgoing:
         """Encode a message; see :class:`.wire.Wire`."""
@@ -130,13 +121,13 @@ class ClusterWire:
             payload = start + b',"data":' + _ENCODERS[kind](message) + b"}"
             if len(payload) <= max_inline:
                 return Outgoing(channel, payload)
-        tree: dict[str, Any] = _tree_from_json.decode(start + b"}")
+        tree: dict[str, Any] = tree_from_json.decode(start + b"}")
         tree["data"] = _TREES[kind](message)
-        body = _pack(tree)
+        body = pack(tree)
         if isinstance(message, Broadcast) and message.request_id is None:
             rooms = message.target.rooms
             if 0 < len(rooms) <= _MAX_HEAD_ROOMS:
-                text = _to_json(rooms)
+                text = encode_json(rooms)
                 if len(text) <= _MAX_HEAD_ROOMS_BYTES:
                     start += b',"rooms":' + text
         return Outgoing(channel, start + b',"attachmentId":"', body, b'"}')
@@ -144,7 +135,7 @@ class ClusterWire:
     def decode(self, namespace: str, payload: bytes) -> Message:
         """Decode a notification; see :class:`.wire.Wire`."""
         try:
-            envelope: AnyEnvelope = _lenient(_from_json, payload)
+            envelope: AnyEnvelope = lenient(_from_json, payload)
             if envelope.attachmentId is not None:
                 return Attached(
                     sender=envelope.uid,
@@ -154,8 +145,8 @@ class ClusterWire:
                     attachment_id=_attachment_id(envelope.attachmentId),
                     rooms=envelope.rooms,
                 )
-            return _DECODERS[type(envelope)](namespace, envelope, _data_from_json)
-        except _MALFORMED as exc:
+            return _DECODERS[type(envelope)](namespace, envelope, data_from_json)
+        except MALFORMED as exc:
             raise ProtocolError(f"not a message of the cluster: {exc}") from None
 
     def decode_body(self, attached: Attached, body: bytes) -> Message:
@@ -166,13 +157,13 @@ class ClusterWire:
                 raise ValueError("the attachment is another sender's")
             envelope.seq = attached.seq
             envelope.origin = attached.origin
-            return _DECODERS[type(envelope)](attached.namespace, envelope, _data_from_msgpack)
-        except _MALFORMED as exc:
+            return _DECODERS[type(envelope)](attached.namespace, envelope, data_from_msgpack)
+        except MALFORMED as exc:
             raise ProtocolError(f"not an attachment of the cluster: {exc}") from None
 
     def _name(self, namespace: str) -> tuple[str, bytes]:
         """Return a namespace's channel and its name as JSON, which are asked for again and again."""
-        found = self.channel(namespace), _to_json(namespace)
+        found = self.channel(namespace), encode_json(namespace)
         if len(self._names) < _MAX_NAMES:
             self._names[namespace] = found
         return found
@@ -187,20 +178,6 @@ def _start(message: Message, kind: int, name: bytes) -> bytes:
     return start
 
 
-def _lenient(decoder: msgspec.json.Decoder[Any], text: bytes) -> Any:
-    """Decode JSON in which halves of surrogate pairs may stand, as JavaScript's strings can.
-
-    They become replacement characters, which is what a WebSocket makes of them.
-    """
-    try:
-        return decoder.decode(text)
-    except msgspec.DecodeError:
-        whole = _ESCAPE.sub(lambda match: b"\\ufffd" if match["half"] else match[0], text)
-        if whole == text:
-            raise
-        return decoder.decode(whole)
-
-
 def _attachment_id(value: str | int) -> int:
     if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 19):
         raise ValueError(f"attachmentId must be a decimal number, not {value[:32]!r}")
@@ -210,89 +187,7 @@ def _attachment_id(value: str | int) -> int:
     return number
 
 
-def _pack(tree: Any) -> bytes:
-    try:
-        return msgspec.msgpack.encode(tree)
-    except OverflowError:
-        return msgspec.msgpack.encode(_narrow(tree))
-
-
-def _narrow(value: Tree | Struct) -> Any:
-    """Make numbers that MessagePack cannot hold into floats, as JavaScript reads them anyway."""
-    if isinstance(value, dict):
-        return {key: _narrow(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_narrow(item) for item in value]
-    if isinstance(value, Struct):
-        return _narrow(msgspec.structs.asdict(value))
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf if value > 0 else -math.inf
-    return value
-
-
-def _json_tree(value: Tree, attachments: list[bytes] | None) -> Any:
-    """Return what JSON can hold of a MessagePack value, bytes in ``attachments`` (or kept)."""
-    if isinstance(value, bytes):
-        if attachments is None:
-            return value
-        attachments.append(value)
-        return {"_placeholder": True, "num": len(attachments) - 1}
-    if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) else _key(key): _json_tree(item, attachments)
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_json_tree(item, attachments) for item in value]
-    if isinstance(value, datetime.datetime):
-        # what JSON.stringify makes of a Date
-        text = value.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
-        return text.replace("+00:00", "Z")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _key(key: Any) -> str:
-    if isinstance(key, int | float):
-        return str(key)
-    raise ValueError(f"a key must be text, not {type(key).__name__}")
-
-
 _ToData: TypeAlias = Callable[[Raw], Data]
-
-
-def _data_from_json(raw: Raw) -> Data:
-    text = bytes(raw)
-    if not text.isascii():
-        text.decode()
-    return Data(text)
-
-
-def _data_from_msgpack(raw: Raw) -> Data:
-    attachments: list[bytes] = []
-    tree = _json_tree(_tree_from_msgpack.decode(raw), attachments)
-    text = _to_json(tree)
-    if attachments and text.count(b'"_placeholder":true') != len(attachments):
-        raise ValueError("a value poses as an attachment")
-    return Data(text, tuple(attachments))
-
-
-def _event(data: Data, *, reserved: bool) -> Data:
-    text = data.json
-    if _PLAIN_NAME.match(text):
-        refused = text.startswith(_RESERVED_STARTS)
-    else:
-        items: list[Raw] = _event_from_json.decode(text)
-        if not items or bytes(items[0])[:1] not in b'"-0123456789':
-            raise ValueError("an event must be an array that begins with the event's name")
-        refused = _tree_from_json.decode(items[0]) in RESERVED_EVENTS
-    if reserved and refused:
-        raise ValueError("an event must not have a reserved name")
-    return data
 
 
 def _target(opts: Opts) -> Target:
@@ -337,7 +232,7 @@ def _decode_broadcast(namespace: str, envelope: BroadcastEnvelope, to_data: _ToD
         namespace=namespace,
         seq=envelope.seq,
         origin=envelope.origin,
-        data=_event(to_data(body.packet.data), reserved=True),
+        data=check_event(to_data(body.packet.data), reserved=True),
         target=_target(body.opts),
         request_id=body.requestId,
     )
@@ -370,9 +265,9 @@ def _decode_fetch(namespace: str, envelope: Any, _: _ToData) -> Message:
 def _decode_fetch_response(namespace: str, envelope: Any, to_data: _ToData) -> Message:
     body: FetchResponseBody = _body(envelope)
     sockets = body.sockets
-    if to_data is _data_from_msgpack:
+    if to_data is data_from_msgpack:
         sockets = tuple(
-            SocketInfo(s.id, s.rooms, _json_tree(s.data, None), _json_tree(s.handshake, None))
+            SocketInfo(s.id, s.rooms, json_tree(s.data, None), json_tree(s.handshake, None))
             for s in sockets
         )
     return FetchSocketsResponse(
@@ -387,7 +282,7 @@ def _decode_server_side(namespace: str, envelope: Any, to_data: _ToData) -> Mess
     body: ServerSideBody = _body(envelope)
     return ServerSideEmit(
         **_head(namespace, envelope),
-        data=_event(to_data(body.packet), reserved=False),
+        data=check_event(to_data(body.packet), reserved=False),
         request_id=body.requestId,
     )
 
@@ -472,18 +367,15 @@ def _opts(target: Target) -> dict[str, Any]:
     return {"rooms": target.rooms, "except": target.excluded, "flags": flags}
 
 
-_EVERYONE_JSON = _to_json(_opts(EVERYONE))
+_EVERYONE_JSON = encode_json(_opts(EVERYONE))
 
 
 def _encode_broadcast(message: Broadcast) -> bytes:
-    opts = _EVERYONE_JSON if message.target is EVERYONE else _to_json(_opts(message.target))
-    request = b"" if message.request_id is None else b',"requestId":' + _to_json(message.request_id)
+    opts = _EVERYONE_JSON if message.target is EVERYONE else encode_json(_opts(message.target))
+    request = (
+        b"" if message.request_id is None else b',"requestId":' + encode_json(message.request_id)
+    )
     return b'{"packet":{"type":2,"data":%s},"opts":%s%s}' % (message.data.json, opts, request)
-
-
-def _tree_of(data: Data) -> Any:
-    tree = _lenient(_tree_from_json, data.json)
-    return join_binary(tree, data.attachments) if data.attachments else tree
 
 
 def _raw_of(data: Data) -> Raw:
@@ -497,7 +389,7 @@ def _with_request(tree: dict[str, Any], request_id: str | None) -> dict[str, Any
 
 
 def _broadcast_tree(message: Broadcast) -> dict[str, Any]:
-    packet = {"type": 2, "data": _tree_of(message.data), "nsp": message.namespace}
+    packet = {"type": 2, "data": tree_of(message.data), "nsp": message.namespace}
     return _with_request({"packet": packet, "opts": _opts(message.target)}, message.request_id)
 
 
@@ -540,7 +432,7 @@ def _answer_tree(message: ServerSideEmitResponse, of: Callable[[Data], Any]) -> 
 def _ack_tree(message: BroadcastAck, of: Callable[[Data], Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {"requestId": message.request_id}
     args = of(message.data)
-    items: list[Any] = _lenient(_event_from_json, args) if isinstance(args, Raw) else args
+    items: list[Any] = lenient(items_from_json, args) if isinstance(args, Raw) else args
     if items:
         tree["packet"] = items[0]
     if len(items) != 1:
@@ -555,21 +447,21 @@ _TREES: Mapping[type[Message], Callable[[Any], Any]] = {
     DisconnectSockets: _disconnect_tree,
     FetchSockets: _fetch_tree,
     FetchSocketsResponse: _fetch_response_tree,
-    ServerSideEmit: lambda message: _server_side_tree(message, _tree_of),
-    ServerSideEmitResponse: lambda message: _answer_tree(message, _tree_of),
+    ServerSideEmit: lambda message: _server_side_tree(message, tree_of),
+    ServerSideEmitResponse: lambda message: _answer_tree(message, tree_of),
     BroadcastClientCount: _count_tree,
-    BroadcastAck: lambda message: _ack_tree(message, _tree_of),
+    BroadcastAck: lambda message: _ack_tree(message, tree_of),
 }
 
 _ENCODERS: Mapping[type[Message], Callable[[Any], bytes]] = {
     Broadcast: _encode_broadcast,
-    SocketsJoin: lambda message: _to_json(_rooms_tree(message)),
-    SocketsLeave: lambda message: _to_json(_rooms_tree(message)),
-    DisconnectSockets: lambda message: _to_json(_disconnect_tree(message)),
-    FetchSockets: lambda message: _to_json(_fetch_tree(message)),
-    FetchSocketsResponse: lambda message: _to_json(_fetch_response_tree(message)),
-    ServerSideEmit: lambda message: _to_json(_server_side_tree(message, _raw_of)),
-    ServerSideEmitResponse: lambda message: _to_json(_answer_tree(message, _raw_of)),
-    BroadcastClientCount: lambda message: _to_json(_count_tree(message)),
-    BroadcastAck: lambda message: _to_json(_ack_tree(message, _raw_of)),
+    SocketsJoin: lambda message: encode_json(_rooms_tree(message)),
+    SocketsLeave: lambda message: encode_json(_rooms_tree(message)),
+    DisconnectSockets: lambda message: encode_json(_disconnect_tree(message)),
+    FetchSockets: lambda message: encode_json(_fetch_tree(message)),
+    FetchSocketsResponse: lambda message: encode_json(_fetch_response_tree(message)),
+    ServerSideEmit: lambda message: encode_json(_server_side_tree(message, _raw_of)),
+    ServerSideEmitResponse: lambda message: encode_json(_answer_tree(message, _raw_of)),
+    BroadcastClientCount: lambda message: encode_json(_count_tree(message)),
+    BroadcastAck: lambda message: encode_json(_ack_tree(message, _raw_of)),
 }
