@@ -29,6 +29,7 @@ class Hooks:
         self.answers: list[Any] = []
         self.heard: list[Any] = []
         self.left: list[str] = []
+        self.asked: list[Any] = []
 
         @manager.on_server_side("who")
         async def who(*args: Any) -> Any:
@@ -52,6 +53,7 @@ class Hooks:
 
         @manager.custom_hook
         def hook(data: Any) -> Any:
+            self.asked.append(data)
             return [NAME, data]
 
     def take(self, what: str) -> list[Any]:
@@ -67,6 +69,10 @@ class Hooks:
     async def spread(self, method: str, event: str, *args: Any, **options: Any) -> Any:
         """Call one of the manager's methods with any number of the event's arguments."""
         return await getattr(self.manager, method)(event, args or None, **options)
+
+    async def emit_burst(self, events: list[list[Any]]) -> None:
+        for event, *args in events:
+            await self.server.emit(event, tuple(args))
 
     async def emit_many(self, count: int, long_one_in: int, size: int, event: str = "n") -> None:
         for number in range(count):

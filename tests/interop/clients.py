@@ -400,11 +400,11 @@ class Node(JavaScript):
 
 
 @asynccontextmanager
-async def node_process() -> AsyncIterator[Node]:
+async def node_process(program: str = "client.js") -> AsyncIterator[Node]:
     # its errors go where the tests' own go
     async with (
         await anyio.open_process(
-            ["node", "client.js"], cwd=HERE, stdin=PIPE, stdout=PIPE, stderr=None
+            ["node", program], cwd=HERE, stdin=PIPE, stdout=PIPE, stderr=None
         ) as process,
         anyio.create_task_group() as tasks,
     ):

@@ -20,13 +20,14 @@ MakeClient = Callable[[str], Client]
 
 @pytest.fixture(scope="session", autouse=True)
 def packages() -> None:
-    """The official JavaScript packages, in the versions of the lock file."""
-    installed = HERE / "node_modules/.package-lock.json"
-    lock = HERE / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=HERE, check=True
-        )
+    """The official JavaScript packages, in the versions of the lock files."""
+    for folder in (HERE, HERE / "legacy"):
+        installed = folder / "node_modules/.package-lock.json"
+        lock = folder / "package-lock.json"
+        if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+            subprocess.run(
+                ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=folder, check=True
+            )
 
 
 @pytest.fixture(scope="module")
