@@ -52,8 +52,10 @@ class Hooks:
             return [NAME, "/chat", *args]
 
         @manager.custom_hook
-        def hook(data: Any) -> Any:
+        async def hook(data: Any) -> Any:
             self.asked.append(data)
+            if data == ["stall", NAME]:
+                await anyio.sleep_forever()
             return [NAME, data]
 
     def take(self, what: str) -> list[Any]:
@@ -70,9 +72,9 @@ class Hooks:
         """Call one of the manager's methods with any number of the event's arguments."""
         return await getattr(self.manager, method)(event, args or None, **options)
 
-    async def emit_burst(self, events: list[list[Any]]) -> None:
+    async def emit_burst(self, events: list[list[Any]], **to: Any) -> None:
         for event, *args in events:
-            await self.server.emit(event, tuple(args))
+            await self.server.emit(event, tuple(args), **to)
 
     async def emit_many(self, count: int, long_one_in: int, size: int, event: str = "n") -> None:
         for number in range(count):

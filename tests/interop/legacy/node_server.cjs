@@ -53,12 +53,11 @@ let asked = [];
 for (const namespace of namespaces) {
   const { adapter } = io.of(namespace);
   adapter.on("error", (error) => failures.push(error.message));
-  const inNamespace = namespace === "/" ? [] : [namespace];
   adapter.customHook = (data, answer) => {
-    asked.push([...inNamespace, data]);
-    // what it cannot send: it cuts pieces by characters, and PostgreSQL counts bytes
-    if (typeof data?.measure === "string") answer([name, ...inNamespace, data.measure.length]);
-    else answer([name, ...inNamespace, data]);
+    asked.push(data);
+    if (data?.[0] === "stall" && data[1] === name) return;
+    // not what it could not send: it cuts pieces by characters, and PostgreSQL counts bytes
+    answer([name, data?.[0] === "measure" ? data[1].length : data]);
   };
 }
 
