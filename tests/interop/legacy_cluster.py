@@ -16,7 +16,6 @@ import anyio
 import anyio.abc
 import psycopg
 from anyio.streams.buffered import BufferedByteReceiveStream
-from psycopg.conninfo import make_conninfo
 
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import eventually
@@ -32,7 +31,8 @@ def database(postgres: EmbeddedPostgres, name: str) -> Iterator[str]:
     with psycopg.connect(postgres.uri, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         try:
-            yield make_conninfo(postgres.uri, dbname=name)
+            # a URL, which is all that Node's pg takes
+            yield f"{postgres.uri.removesuffix('/postgres')}/{name}"
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
