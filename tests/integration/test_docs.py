@@ -25,9 +25,11 @@ import socketio
 import anyio_sio_pg
 from anyio_sio_pg.options import Options
 from anyio_sio_pg.testing import EmbeddedPostgres
+from interop.fixtures import packages  # noqa: F401 - it is used by all tests here
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+INTEROP = ROOT / "tests" / "interop"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.rst"))]
 
 pytestmark = pytest.mark.anyio
@@ -77,13 +79,14 @@ ALL_BLOCKS = [found for page in PAGES for found in blocks(page)]
 class Program:
     """A process in a folder, with what it has printed."""
 
-    def __init__(self, folder: Path, *arguments: str, uri: str = ""):
+    def __init__(self, folder: Path, *arguments: str, uri: str = "", **environment: str):
         self._output = folder / f"output{len(list(folder.glob('output*')))}"
+        command = ["node"] if arguments[0].endswith("js") else [sys.executable]
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*command, *arguments],
                 cwd=folder,
-                env={**os.environ, "DATABASE_URL": uri, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "DATABASE_URL": uri, "PYTHONUNBUFFERED": "1", **environment},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -123,8 +126,10 @@ class Program:
 
 
 @asynccontextmanager
-async def program(folder: Path, *arguments: str, uri: str = "") -> AsyncIterator[Program]:
-    started = Program(folder, *arguments, uri=uri)
+async def program(
+    folder: Path, *arguments: str, uri: str = "", **environment: str
+) -> AsyncIterator[Program]:
+    started = Program(folder, *arguments, uri=uri, **environment)
     try:
         yield started
     finally:
@@ -519,6 +524,96 @@ async def test_block_around_the_asgi_server_that_fails(
         assert await main.ends() == 1
         assert "ValueError: as asked" in main.output
     assert sessions(database.uri) == 0
+
+
+MIGRATE = DOCS / "howto" / "migrate.rst"
+UVICORN = ("-m", "uvicorn", "--port", "0")
+
+
+async def test_before_and_after_redis(database: EmbeddedPostgres, tmp_path: Path) -> None:
+    before, after = block(MIGRATE, "redis_asgi.py"), block(MIGRATE, "postgres_asgi.py")
+    (tmp_path / "redis_asgi.py").write_text(before)
+    # as the page says, it starts without Redis, logs errors, and serves its own clients
+    environment = {"REDIS_URL": "redis://127.0.0.1:1/0"}
+    async with (
+        program(tmp_path, *UVICORN, "redis_asgi:app", **environment) as server,
+        client(await server.prints(ADDRESS)) as alice,
+    ):
+        await alice.call("join", "lobby")
+        await alice.emit("say", ("lobby", "hello"))
+        await until(lambda: alice.heard == [("said", "hello")])
+        await server.prints("Cannot publish to redis... giving up")
+    (tmp_path / "asgi.py").write_text(after)
+    async with (
+        two_servers(tmp_path, database.uri) as (one, two),
+        client(one) as alice,
+        client(two) as bob,
+    ):
+        await bob.call("join", "lobby")
+        await alice.emit("say", ("lobby", "hello"))
+        await until(lambda: bob.heard == [("said", "hello")])
+    lifespan = after[after.index("@asynccontextmanager") : after.index("app =")]
+    assert after == changed(
+        before,
+        ("import os\n", "import os\nfrom contextlib import asynccontextmanager\n"),
+        ("import socketio\n", "import socketio\nfrom anyio_sio_pg import PostgresManager\n"),
+        ("socketio.AsyncRedisManager", "PostgresManager"),
+        ("REDIS_URL", "DATABASE_URL"),
+        ("channel=", "prefix="),
+        ("app =", lifespan + "app ="),
+        ("Starlette()", "Starlette(lifespan=lifespan)"),
+    )
+
+
+def javascript(page: Path, caption: str) -> str:
+    """Return a page's JavaScript program by its file's name."""
+    pattern = rf"^\.\. code-block:: javascript\n   :caption: {caption}\n\n((?:   .*\n|\n)+)"
+    (code,) = re.findall(pattern, page.read_text(), re.MULTILINE)
+    return textwrap.dedent(code)
+
+
+def install(folder: Path, name: str, modules: Path, code: str) -> None:
+    """Write a program for Node that prints its port."""
+    port = "\nio.httpServer.once('listening', function () { console.log(this.address().port) });\n"
+    (folder / name).write_text(code + port)
+    (folder / "node_modules").symlink_to(modules)
+
+
+async def test_beside_a_node_server(database: EmbeddedPostgres, tmp_path: Path) -> None:
+    (tmp_path / "beside_node.py").write_text(block(MIGRATE, "beside_node.py"))
+    install(tmp_path, "node.mjs", INTEROP / "node_modules", javascript(MIGRATE, "node.mjs"))
+    async with (
+        program(tmp_path, "node.mjs", uri=database.uri, PORT="0") as node,
+        program(tmp_path, *UVICORN, "beside_node:app", uri=database.uri) as python,
+        client(f"http://127.0.0.1:{await node.prints(r'([0-9]+)')}") as alice,
+        client(await python.prints(ADDRESS)) as bob,
+    ):
+        for each in (alice, bob):
+            await each.call("join", "lobby")
+        await alice.emit("say", ("lobby", "hello"))
+        await until(lambda: bob.heard == [("said", "hello")])
+        large = "x" * 7_999
+        await bob.emit("say", ("lobby", large))
+        await until(lambda: alice.heard == [("said", "hello"), ("said", large)])
+        await alice.emit("say", ("lobby", b"binary"))
+        await until(lambda: ("said", b"binary") in bob.heard)
+        # messages of exactly 8,000 bytes, in which there is no room for so long a text
+        overhead = 8_000 - len(await notified(database.uri, "chat#/", alice, "x"))
+        for length in range(overhead - 3, overhead + 5):
+            await alice.emit("say", ("lobby", "y" * length))
+            await until(lambda length=length: ("said", "y" * length) in bob.heard)
+        assert "rror" not in node.output + python.output
+
+
+async def notified(uri: str, channel: str, sender: Any, text: str) -> str:
+    """Return the notification by which a client's text goes to the cluster."""
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as connection:
+        await connection.execute(f'LISTEN "{channel}"')
+        await sender.emit("say", ("lobby", text))
+        async for notification in connection.notifies(timeout=30):
+            if f'"{text}"' in notification.payload:
+                return notification.payload.replace(f'"{text}"', '""')
+    raise AssertionError("there was no notification")
 
 
 async def test_tutorial(tmp_path: Path) -> None:
