@@ -549,7 +549,7 @@ async def wrong_calls(manager: PostgresManager) -> None:
     await manager.remote_leave("sid", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await manager.server_side_emit()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await manager.server_side_call("event", timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await manager.custom_request(1, 2, timeout=1)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    await manager.custom_request(1, 2, timeout=1)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
     manager.on_server_side(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     manager.on_server_side("event")("handler")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     manager.custom_hook(lambda: None)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]

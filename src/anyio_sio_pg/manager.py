@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
+from .cluster_node import ClusterNode
 from .errors import AdapterError, RequestTimeoutError, UnknownSocketError
+from .legacy_node import LegacyNode
 from .local_manager import AckCallback
-from .member import CUSTOM_REQUEST, ClusterMember
+from .member import ClusterMember
 from .node import Node
 from .open_requests import ACK_LIFETIME, Pending
 from .options import Options, OptionValues
 from .protocol.messages import (
+    CUSTOM_REQUEST,
     EVERYONE,
     Broadcast,
     Data,
     DisconnectSockets,
-    FetchSockets,
     FetchSocketsResponse,
     Room,
     ServerSideEmit,
@@ -30,7 +32,6 @@ from .protocol.messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
-    Want,
     event_data,
     from_data,
     make_target,
@@ -94,7 +95,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         if self._entered:
             raise AdapterError("this manager's block is running already")
         self._entered = True
-        node = Node(self._options, self)
+        kind = LegacyNode if self._options.wire == "legacy" else ClusterNode
+        node = kind(self._options, self)
         try:
             # other nodes are served as soon as they are heard
             self._node = node
@@ -170,7 +172,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         """Tell whether a client is here to be disconnected; if not, ask the other nodes to."""
         if self._is_local(sid, namespace):
             return self.is_connected(sid, namespace)
-        await self.disconnect_sockets(to=sid, namespace=namespace)
+        await self._disconnect_elsewhere(sid, namespace)
         return False
 
     async def disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
@@ -178,7 +180,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         if kwargs.get("ignore_queue") or self._is_local(sid, namespace):
             self.basic_disconnect(sid, namespace)
         else:
-            await self.disconnect_sockets(to=sid, namespace=namespace)
+            await self._disconnect_elsewhere(sid, namespace)
 
     async def enter_room(
         self, sid: str, namespace: str, room: Room, eio_sid: str | None = None
@@ -187,14 +189,14 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         if eio_sid is not None or self._is_local(sid, namespace):
             self.basic_enter_room(sid, namespace, room, eio_sid=eio_sid)
         else:
-            await self.sockets_join(room, to=sid, namespace=namespace)
+            await self._join_or_leave(SocketsJoin, room, sid, None, namespace, single=True)
 
     async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
         """Remove a client from a room, wherever it is."""
         if self._is_local(sid, namespace):
             self.basic_leave_room(sid, namespace, room)
         else:
-            await self.sockets_leave(room, to=sid, namespace=namespace)
+            await self._join_or_leave(SocketsLeave, room, sid, None, namespace, single=True)
 
     async def close_room(self, room: Room, namespace: str | None = None) -> None:
         """Remove everyone from a room, cluster-wide.
@@ -252,13 +254,18 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         namespace = namespace or "/"
         node.check_namespace(namespace)
         target = make_target(room if to is None else to, skip_sid, except_rooms)
+        only_here = self._only_here(namespace, target)
+        if not only_here and except_rooms is not None:
+            self._require_cluster("except_rooms", "its nodes leave out socket ids: use skip_sid")
+        if not only_here and callback is not None:
+            self._require_cluster("acknowledgements of clients on other nodes")
         packet_data = event_data(event, data, self._dumps)
         count, overdue = self._deliver(namespace, target, packet_data, callback)
         node.delivered += count
         if overdue:
             # their disconnect handlers must not hold up what goes to the cluster
             node.start_soon(self._send_overdue, overdue)
-        if not self._only_here(namespace, target):
+        if not only_here:
             request_id = None
             if callback is not None:
                 request_id = self._expect_acknowledgements(node, namespace, callback)
@@ -298,6 +305,9 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         node.check_namespace(namespace)
         seconds = self._seconds(timeout)
         target = make_target(to, None, except_rooms)
+        only_here = self._only_here(namespace, target)
+        if not only_here:
+            self._require_cluster("acknowledgements of clients on other nodes")
         packet_data = event_data(event, data, self._dumps)
         tracker: Acknowledgements[Any] = Acknowledgements(())
         pending = Pending(namespace, tracker)
@@ -313,7 +323,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         if overdue:
             node.start_soon(self._send_overdue, overdue)
         make: Callable[[str, int], Broadcast] | None = None
-        if not self._only_here(namespace, target):
+        if not only_here:
             asked = Target(target.rooms, target.excluded, timeout_ms=round(seconds * 1_000))
             make = lambda request_id, seq: Broadcast(
                 sender=node.uid,
@@ -376,8 +386,9 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         if local:
             await anyio.lowlevel.checkpoint()
             return self._remote_sockets(namespace, target, ())
+        self._require_cluster("fetch_sockets", "use clients and client_rooms, or local=True")
         try:
-            answers = await self._fetch(namespace, target, "sockets")
+            answers = await self._running().fetch(namespace, target, "sockets")
         except RequestTimeoutError as exc:
             exc.partial = self._remote_sockets(namespace, target, exc.partial)
             raise
@@ -390,7 +401,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         """
         target = make_target(rooms)
         try:
-            answers = await self._fetch(namespace, target, "ids")
+            answers = await self._running().fetch(namespace, target, "ids")
         except RequestTimeoutError as exc:
             exc.partial = list(self._ids(namespace, target, exc.partial))
             raise
@@ -414,7 +425,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         :raises RequestTimeoutError: as :meth:`fetch_sockets`; ``partial`` has the rooms.
         """
         try:
-            answers = await self._fetch(namespace, EVERYONE, "rooms")
+            answers = await self._running().fetch(namespace, EVERYONE, "rooms")
         except RequestTimeoutError as exc:
             exc.partial = list(self._all_rooms(namespace, exc.partial))
             raise
@@ -469,12 +480,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             except Exception as exc:  # noqa: BLE001 - of a handler; raised when all are disconnected
                 failures.append(exc)
         if not only_here:
-            await node.publish(
-                namespace,
-                lambda seq: DisconnectSockets(
-                    sender=node.uid, namespace=namespace, seq=seq, target=target, close=close
-                ),
-            )
+            for part, _ in await node.addressed(namespace, target):
+                await self._publish_disconnection(node, namespace, part, close)
         for failure in failures[1:]:
             node.report(failure)
         if failures:
@@ -509,16 +516,11 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             await self._disconnect_local(sid, namespace, close)
             return
         await self._find(sid, namespace)
-        await node.publish(
-            namespace,
-            lambda seq: DisconnectSockets(
-                sender=node.uid, namespace=namespace, seq=seq, target=Target((sid,)), close=close
-            ),
-        )
+        await self._publish_disconnection(node, namespace, Target((sid,)), close)
         with anyio.move_on_after(self.requests_timeout):
             while any(  # noqa: ASYNC110 - the answer is on another node
                 answer.sockets
-                for answer in await self._fetch(namespace, Target((sid,)), "ids", settle=True)
+                for answer in await node.fetch(namespace, Target((sid,)), "ids", settle=True)
             ):
                 # a node that does not know ``settle`` may answer before its socket is gone
                 await anyio.sleep(0.01)
@@ -530,6 +532,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
     async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None:
         """Send an event to every other server's handler."""
         node = self._running()
+        self._require_cluster("server-side events", "use custom_request")
         data = to_data([event, *args], self._dumps)
         await node.publish(
             namespace,
@@ -548,6 +551,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         :raises RequestTimeoutError: a server did not answer in time (a Node server without a
             handler never does); ``partial`` has the answers that came.
         """
+        self._running()
+        self._require_cluster("server-side events", "use custom_request")
         data = to_data([event, *args], self._dumps)
         return await self._call_servers(namespace, data, timeout)
 
@@ -566,16 +571,19 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
 
         return register
 
-    async def custom_request(self, data: Any = None, *, timeout: float | None = None) -> list[Any]:
+    async def custom_request(
+        self, data: Any = None, *, namespace: str = "/", timeout: float | None = None
+    ) -> list[Any]:
         """Ask every node's :meth:`custom_hook`, this one's included; return their answers.
 
-        A node without a hook, or whose hook fails, answers None. Only nodes of this package are asked.
+        A node without a hook, or whose hook fails, answers None. Only nodes of this package are
+        asked, and with ``wire="legacy"`` those of ``socket.io-adapter-postgres`` 1.x.
 
         :raises RequestTimeoutError: a node did not answer within ``timeout`` (None:
             ``requests_timeout``) seconds; ``partial`` has the answers that came.
         """
         packed = to_data([CUSTOM_REQUEST, data], self._dumps)
-        return await self._call_servers("/", packed, timeout, numbered_only=True, own=True)
+        return await self._call_servers(namespace, packed, timeout, numbered_only=True, own=True)
 
     def custom_hook(self, hook: Hook) -> Hook:
         """Register what answers :meth:`custom_request`, sync or async, as a decorator."""
@@ -583,6 +591,13 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         return hook
 
     # Helpers
+
+    def _require_cluster(self, what: str, instead: str = "") -> None:
+        """Raise AdapterError where the 1.x wire cannot carry what is asked for."""
+        if self._options.wire == "legacy":
+            raise AdapterError(
+                f"wire='legacy' cannot carry {what}" + (f"; {instead}" if instead else "")
+            )
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
@@ -617,6 +632,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         to: Rooms,
         except_rooms: Rooms,
         namespace: str,
+        *,
+        single: bool = False,
     ) -> None:
         node = self._running()
         node.check_namespace(namespace)
@@ -631,24 +648,35 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         if only_here:
             await anyio.lowlevel.checkpoint()
             return
-        await node.publish(
-            namespace,
-            lambda seq: kind(
-                sender=node.uid, namespace=namespace, seq=seq, target=target, rooms=names
-            ),
-        )
+        for part, some in await node.addressed(namespace, target, names, single=single):
+            await node.publish(namespace, _command(kind, node.uid, namespace, part, some))
 
     async def _remote(
         self, kind: type[SocketsJoin | SocketsLeave], sid: str, room: Room, namespace: str
     ) -> None:
         self._running()
         here = self._is_local(sid, namespace)
-        await self._join_or_leave(kind, room, sid, None, namespace)
+        await self._join_or_leave(kind, room, sid, None, namespace, single=True)
         if not here:
             await self._find(sid, namespace)
 
+    async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
+        node = self._running()
+        node.check_namespace(namespace)
+        await self._publish_disconnection(node, namespace, Target((sid,)), close=False)
+
+    async def _publish_disconnection(
+        self, node: Node, namespace: str, target: Target, close: bool
+    ) -> None:
+        await node.publish(
+            namespace,
+            lambda seq: DisconnectSockets(
+                sender=node.uid, namespace=namespace, seq=seq, target=target, close=close
+            ),
+        )
+
     async def _find(self, sid: str, namespace: str) -> SocketInfo:
-        answers = await self._fetch(
+        answers = await self._running().fetch(
             namespace, Target((sid,)), "sockets", enough=lambda answer: bool(answer.sockets)
         )
         for answer in answers:
@@ -656,33 +684,6 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
                 if socket.id == sid:
                     return socket
         raise UnknownSocketError(f"no node has a socket {sid!r} in namespace {namespace!r}")
-
-    async def _fetch(
-        self,
-        namespace: str,
-        target: Target,
-        want: Want,
-        *,
-        settle: bool = False,
-        enough: Callable[[Any], bool] | None = None,
-    ) -> list[FetchSocketsResponse]:
-        node = self._running()
-        await node.join(namespace)
-        tracker: Answers[FetchSocketsResponse] = Answers(node.members(namespace))
-        await node.ask(
-            Pending(namespace, tracker, enough=enough),
-            lambda request_id, seq: FetchSockets(
-                sender=node.uid,
-                namespace=namespace,
-                seq=seq,
-                target=target,
-                request_id=request_id,
-                want=want,
-                settle=settle,
-            ),
-            self.requests_timeout,
-        )
-        return tracker.answers
 
     async def _call_servers(
         self,
@@ -695,9 +696,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
     ) -> list[Any]:
         node = self._running()
         seconds = self._seconds(timeout)
-        await node.join(namespace)
-        tracker: Answers[ServerSideEmitResponse] = Answers(
-            node.members(namespace, numbered_only=numbered_only)
+        tracker: Answers[ServerSideEmitResponse] = await node.expect(
+            namespace, numbered_only=numbered_only
         )
         pending = Pending(namespace, tracker, numbered_only=numbered_only)
         if own:
@@ -764,3 +764,13 @@ def _rooms_in(answer: FetchSocketsResponse) -> set[Room]:
     if answer.rooms is not None:
         return set(answer.rooms)
     return {room for socket in answer.sockets for room in socket.rooms}
+
+
+def _command(
+    kind: type[SocketsJoin | SocketsLeave],
+    uid: str,
+    namespace: str,
+    target: Target,
+    rooms: tuple[Room, ...],
+) -> Callable[[int], SocketsJoin | SocketsLeave]:
+    return lambda seq: kind(sender=uid, namespace=namespace, seq=seq, target=target, rooms=rooms)

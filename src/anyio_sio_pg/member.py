@@ -21,12 +21,14 @@ from .local_manager import AckCallback, AnyIOManager
 from .node import Node
 from .open_requests import ACK_LIFETIME
 from .protocol.messages import (
+    CUSTOM_REQUEST,
     Attached,
     Broadcast,
     BroadcastAck,
     BroadcastClientCount,
     Data,
     DisconnectSockets,
+    Done,
     FetchSockets,
     FetchSocketsResponse,
     Room,
@@ -41,9 +43,6 @@ from .protocol.messages import (
     from_data,
     to_data,
 )
-
-CUSTOM_REQUEST = "anyio_sio_pg:custom_request"
-"""The server-side event that carries custom requests."""
 
 _LONGEST_TIMEOUT = 86_400.0
 
@@ -195,6 +194,17 @@ class ClusterMember(AnyIOManager):
     def _on_join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
         """Let this node's sockets enter or leave rooms, as another node asks."""
         self._apply_rooms(type(message), message.namespace, message.target, message.rooms)
+        self._say_done(message.namespace, message.request_id)
+
+    def _say_done(self, namespace: str, request_id: str | None) -> None:
+        if request_id is not None:
+            node = self._serving()
+            node.answer(
+                namespace,
+                lambda seq: Done(
+                    sender=node.uid, namespace=namespace, seq=seq, request_id=request_id
+                ),
+            )
 
     def _on_disconnect(self, message: DisconnectSockets) -> None:
         """Disconnect this node's sockets, as another node asks."""
@@ -203,13 +213,15 @@ class ClusterMember(AnyIOManager):
             key = (message.namespace, sid)
             if key not in self._disconnecting:
                 self._disconnecting[key] = anyio.Event()
-                node.start_soon(self._disconnect_and_tell, sid, message.namespace, message.close)
+                node.start_soon(self._disconnect_and_tell, sid, message)
 
-    async def _disconnect_and_tell(self, sid: str, namespace: str, close: bool) -> None:
+    async def _disconnect_and_tell(self, sid: str, message: DisconnectSockets) -> None:
+        namespace = message.namespace
         try:
-            await self._disconnect_local(sid, namespace, close)
+            await self._disconnect_local(sid, namespace, message.close)
         finally:
             self._disconnecting.pop((namespace, sid)).set()
+            self._say_done(namespace, message.request_id)
 
     def _on_fetch(self, message: FetchSockets) -> None:
         """Answer with this node's sockets."""
@@ -244,6 +256,7 @@ class ClusterMember(AnyIOManager):
                 request_id=message.request_id,
                 sockets=sockets,
                 rooms=rooms,
+                want=message.want,
             ),
         )
 

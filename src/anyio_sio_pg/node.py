@@ -1,14 +1,15 @@
 """A running node: its sessions, its peers, its heartbeats and its open requests.
 
-It speaks the protocol with the cluster and hands what concerns clients to :class:`LocalSide`.
+It speaks the protocol with the cluster and hands what concerns clients to :class:`LocalSide`. What
+the two wire formats do each in its own way is in :mod:`.cluster_node` and :mod:`.legacy_node`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import secrets
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,11 +18,11 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from .errors import (
     AdapterClosedError,
     AdapterError,
-    ConnectionLostError,
     MessagesLostError,
     ProtocolError,
     RequestTimeoutError,
@@ -31,11 +32,9 @@ from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
 from .postgres.publisher import Publisher
-from .postgres.schema import ensure_table, quoted
-from .protocol.cluster_wire import ClusterWire
+from .postgres.schema import quoted
 from .protocol.membership import Membership
 from .protocol.messages import (
-    EMITTER,
     AdapterClose,
     Attached,
     Broadcast,
@@ -46,13 +45,17 @@ from .protocol.messages import (
     FetchSocketsResponse,
     Heartbeat,
     Message,
+    Room,
     ServerSideEmit,
     ServerSideEmitResponse,
     SocketsJoin,
     SocketsLeave,
+    Target,
+    Want,
 )
+from .protocol.requests import Answers
 from .protocol.sequence import Sequence, Verdict
-from .protocol.wire import Outgoing
+from .protocol.wire import Outgoing, Wire
 from .reporting import Reporter
 from .status import Stats, Status
 
@@ -95,12 +98,18 @@ class LocalSide(Protocol):
     def _on_fetch(self, message: FetchSockets) -> None:
         """Answer with this node's sockets."""
 
+    def _is_local(self, sid: str, namespace: str) -> bool:
+        """Tell whether a socket is connected here."""
+        ...
+
     async def _on_server_side(self, message: ServerSideEmit) -> None:
         """Run the handler of a server-side event and answer."""
 
 
 @dataclass(eq=False)
-class _Namespace:
+class Namespace:
+    """A namespace in which this node takes part."""
+
     name: str
     members: Membership
     last_used: float
@@ -121,20 +130,19 @@ class _Probe:
     heard: anyio.Event | None = None
 
 
-class Node:
+class Node(ABC):
     """One node of the cluster, for as long as its block runs."""
 
-    def __init__(self, options: Options, local: LocalSide):
+    def __init__(self, options: Options, local: LocalSide, wire: Wire, uid: str):
         self.options = options
-        self.uid = secrets.token_hex(8)
+        self.uid = uid
         self._local = local
-        self._wire = ClusterWire(options.prefix)
+        self._wire = wire
         self._reporter = Reporter(options.on_error)
-        self._own = self._wire.own(self.uid)
         table = quoted(options.table)
         self.publisher = Publisher(
             open=partial(open_session, options, listening=False),
-            prepare=partial(ensure_table, table=options.table),
+            prepare=self._prepare,
             table=table,
             limit=options.outbox_limit,
             deadline=options.heartbeat_timeout,
@@ -145,15 +153,14 @@ class Node:
         )
         self.listener = Listener(
             open=partial(open_session, options, listening=True),
+            introduce=self._introduce,
             table=table,
             receiver=self,
             deadline=options.heartbeat_timeout,
             report=self.report,
             redact=options.redact,
         )
-        self._table = table
-        self._namespaces: dict[str, _Namespace] = {}
-        self._by_channel: dict[bytes, _Namespace] = {}
+        self._namespaces: dict[str, Namespace] = {}
         self._numbers: dict[str, int] = {}
         self._sequence = Sequence()
         self.requests = OpenRequests()
@@ -161,7 +168,6 @@ class Node:
         self._next_probe = 0
         self._down_since: float | None = None
         self._deaf = False
-        self._cleanups_due = 0
         self._garbage_kinds: set[str] = set()
         self._events: deque[ServerSideEmit] = deque()
         self._event_came = anyio.Event()
@@ -205,7 +211,7 @@ class Node:
                 await self._hear_oneself()
                 self._started = True
                 self.start_soon(self._keep_alive)
-                self.start_soon(self._clean_up)
+                self._start_tasks()
                 self.start_soon(self._handle_events)
                 yield
             finally:
@@ -293,17 +299,16 @@ class Node:
         known.used = True
         await known.ready.wait()
 
-    def _enter(self, namespace: str) -> _Namespace:
-        channel = self._wire.channel(namespace)
+    def _enter(self, namespace: str) -> Namespace:
+        self._wire.channel(namespace)
         members = Membership(self.options.heartbeat_timeout)
-        entered = _Namespace(namespace, members, anyio.current_time())
+        entered = Namespace(namespace, members, anyio.current_time())
         self._namespaces[namespace] = entered
-        self._by_channel[channel.encode()] = entered
         return entered
 
-    async def _listen_to(self, namespace: _Namespace) -> None:
+    async def _listen_to(self, namespace: Namespace) -> None:
         try:
-            await self.listener.listen(self._wire.channel(namespace.name))
+            await self._start_listening(namespace)
         finally:
             namespace.ready.set()
             if self.listener.connected:
@@ -364,7 +369,7 @@ class Node:
                     await self.publish(pending.namespace, partial(make, request_id))
                     await self._settle(pending)
                 while not (pending.complete or self._closing):
-                    await pending.change()
+                    await self._change(pending)
         finally:
             self.requests.remove(request_id)
         if self._closing:
@@ -377,6 +382,62 @@ class Node:
                 pending.tracker.answers,
                 sorted(missing),
             )
+
+    async def expect(self, namespace: str, *, numbered_only: bool = False) -> Answers[Any]:
+        """Return whose answers a request in a namespace has to wait for."""
+        await self.join(namespace)
+        return Answers(self.members(namespace, numbered_only=numbered_only))
+
+    async def fetch(
+        self,
+        namespace: str,
+        target: Target,
+        want: Want,
+        *,
+        settle: bool = False,
+        enough: Callable[[Any], bool] | None = None,
+    ) -> list[FetchSocketsResponse]:
+        """Ask the other nodes for their sockets of a target.
+
+        ``settle`` as in :class:`.FetchSockets`; with ``enough``, the first answer for which it is
+        true ends the request.
+
+        :raises RequestTimeoutError: a node did not answer within ``requests_timeout``.
+        :raises AdapterClosedError: the block ended meanwhile.
+        """
+        tracker = await self.expect(namespace)
+        await self.ask(
+            Pending(namespace, tracker, enough=enough),
+            lambda request_id, seq: FetchSockets(
+                sender=self.uid,
+                namespace=namespace,
+                seq=seq,
+                target=target,
+                request_id=request_id,
+                want=want,
+                settle=settle,
+            ),
+            self.options.requests_timeout,
+        )
+        return tracker.answers
+
+    async def addressed(
+        self,
+        namespace: str,
+        target: Target,
+        rooms: tuple[Room, ...] = (),
+        *,
+        single: bool = False,
+    ) -> list[tuple[Target, tuple[Room, ...]]]:
+        """Return a command's target and rooms as the wire can carry them, in one or more messages.
+
+        ``single`` says that the target is one socket.
+        """
+        return [(target, rooms)]
+
+    async def _change(self, pending: Pending) -> None:
+        """Wait until something may have happened to a request."""
+        await pending.change()
 
     async def _settle(self, pending: Pending) -> None:
         """Give nodes that this one has not heard of yet their time to turn up."""
@@ -413,53 +474,49 @@ class Node:
         self._note_connection()
         self._reporter.report(error)
 
-    # What the listener tells it
+    # What each wire does in its own way
 
+    @abstractmethod
+    async def _prepare(self, connection: AnyConnection) -> None:
+        """Make what is needed for sending."""
+
+    async def _introduce(self, connection: AnyConnection) -> None:
+        """Let others see whose listening session this is."""
+        await anyio.lowlevel.checkpoint()
+
+    @abstractmethod
+    async def _start_listening(self, namespace: Namespace) -> None:
+        """Listen to a namespace's messages; return when that is in force."""
+
+    @abstractmethod
+    async def _stop_listening(self, namespace: Namespace) -> None:
+        """Stop listening to a namespace's messages."""
+
+    @abstractmethod
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a repeat, or garbage."""
-        namespace = self._by_channel.get(channel)
-        if namespace is None:
-            return None
-        if payload.startswith(self._own):
-            self._hear_own(namespace.name, payload)
-            return None
-        try:
-            message = self._wire.decode(namespace.name, payload)
-        except ProtocolError as exc:
-            self._note_garbage(exc)
-            return None
-        self.received += 1
-        sender = message.sender
-        if sender != EMITTER and not isinstance(message, AdapterClose):
-            numbered = message.seq is not None
-            if namespace.members.seen(sender, anyio.current_time(), numbered=numbered):
-                starting = isinstance(message, Heartbeat) and message.initial
-                self._member_joined(namespace, sender, numbered=numbered, starting=starting)
-        return message if self._in_sequence(message) else None
+
+    @abstractmethod
+    def _start_tasks(self) -> None:
+        """Start what runs beside the sessions."""
+
+    # What the listener tells it
 
     def wants(self, message: Attached) -> bool:
         """Tell whether an attachment concerns anybody here."""
-        # also what nobody here reads has to be deleted
-        self._cleanups_due = 2
         return message.rooms is None or self._local._wants(message.namespace, message)
+
+    def unavailable(self, message: Attached, reason: str) -> None:
+        """Count an attachment that cannot be read as lost."""
+        self._note_lost(message, 1, reason)
 
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Act on a message."""
-        if isinstance(message, Attached):
-            try:
-                message = self._wire.decode_body(message, body or b"")
-            except ProtocolError as exc:
-                self._note_garbage(exc)
-                return
         try:
             self._dispatch[type(message)](message)
         except Exception as exc:
             logger.exception("a %s could not be handled", type(message).__name__)
             self.report(exc)
-
-    def unavailable(self, message: Attached, reason: str) -> None:
-        """Count an attachment that cannot be read as lost."""
-        self._note_lost(message, 1, reason)
 
     def listening(self) -> None:
         """Make oneself known (again) in every namespace."""
@@ -475,11 +532,11 @@ class Node:
 
     # Membership and heartbeats
 
-    def _announce(self, namespace: _Namespace) -> None:
+    def _announce(self, namespace: Namespace) -> None:
         namespace.joined_at = anyio.current_time()
         self._send_heartbeat(namespace, initial=True)
 
-    def _send_heartbeat(self, namespace: _Namespace, *, initial: bool = False) -> None:
+    def _send_heartbeat(self, namespace: Namespace, *, initial: bool = False) -> None:
         if namespace.heartbeat_waits or self._closing:
             return
         number = self._add_probe(namespace.name)
@@ -516,19 +573,18 @@ class Node:
         self._probes[self._next_probe] = _Probe(namespace, heard=heard)
         return self._next_probe
 
-    def _hear_own(self, namespace: str, payload: bytes) -> None:
-        # only these have a probe, and what they say is short
-        if not payload.startswith((b'"type":1,', b'"type":2,'), len(self._own[0])):
-            return
-        try:
-            message = self._wire.decode(namespace, payload)
-        except ProtocolError as exc:
-            self._note_garbage(exc)
-            return
-        if isinstance(message, Heartbeat) and message.probe is not None:
-            probe = self._probes.pop(message.probe, None)
-            if probe is not None and probe.heard is not None:
-                probe.heard.set()
+    def _hear_probe(self, message: Heartbeat) -> None:
+        """Take a heartbeat of this node's own."""
+        probe = None if message.probe is None else self._probes.pop(message.probe, None)
+        if probe is not None and probe.heard is not None:
+            probe.heard.set()
+
+    def _notice(self, namespace: Namespace, message: Message, *, numbered: bool) -> None:
+        """Take a message as its sender's sign of life."""
+        sender = message.sender
+        if namespace.members.seen(sender, anyio.current_time(), numbered=numbered):
+            starting = isinstance(message, Heartbeat) and message.initial
+            self._member_joined(namespace, sender, numbered=numbered, starting=starting)
 
     def _heartbeat(self, message: Heartbeat) -> None:
         namespace = self._namespaces.get(message.namespace)
@@ -544,7 +600,7 @@ class Node:
         )
 
     def _member_joined(
-        self, namespace: _Namespace, uid: str, *, numbered: bool, starting: bool
+        self, namespace: Namespace, uid: str, *, numbered: bool, starting: bool
     ) -> None:
         logger.info("node %s is in namespace %s", uid, namespace.name)
         asked = self.requests.joined(namespace.name, uid, numbered=numbered)
@@ -563,7 +619,7 @@ class Node:
         if namespace is not None and namespace.members.left(message.sender):
             self._member_gone(namespace, message.sender, "has left")
 
-    def _member_gone(self, namespace: _Namespace, uid: str, how: str) -> None:
+    def _member_gone(self, namespace: Namespace, uid: str, how: str) -> None:
         logger.info("node %s %s namespace %s", uid, how, namespace.name)
         self.requests.left(namespace.name, uid)
 
@@ -606,7 +662,7 @@ class Node:
                 )
                 return
 
-    def _idle(self, namespace: _Namespace, now: float) -> bool:
+    def _idle(self, namespace: Namespace, now: float) -> bool:
         if (
             namespace.used
             or self._local._keeps(namespace.name)
@@ -616,15 +672,13 @@ class Node:
             namespace.last_used = now
         return now - namespace.last_used >= NAMESPACE_IDLE
 
-    async def _leave(self, namespace: _Namespace) -> None:
-        channel = self._wire.channel(namespace.name)
+    async def _leave(self, namespace: Namespace) -> None:
         del self._namespaces[namespace.name]
-        del self._by_channel[channel.encode()]
         self._sequence.forget_namespace(namespace.name)
         for number in [n for n, p in self._probes.items() if p.namespace == namespace.name]:
             del self._probes[number]
         self._put(partial(self._goodbye, namespace.name), namespace.name)
-        await self.listener.unlisten(channel)
+        await self._stop_listening(namespace)
 
     # Sending
 
@@ -632,8 +686,6 @@ class Node:
         number = self._numbers.get(namespace, 0) + 1
         outgoing = self._wire.encode(make(number), self.options.max_inline)
         self._numbers[namespace] = number
-        if outgoing.body is not None:
-            self._cleanups_due = 2
         return outgoing
 
     def _put(
@@ -704,28 +756,3 @@ class Node:
                 await self._reporter.start(self._local._on_server_side, self._events.popleft())
             self._event_came = anyio.Event()
             await self._event_came.wait()
-
-    # The attachments table
-
-    async def _clean_up(self) -> None:
-        """Delete old attachments, for as long as there are any."""
-        interval = self.options.cleanup_interval
-        query = (
-            f"DELETE FROM {self._table.replace('%', '%%')}"  # noqa: S608 - quoted by psycopg
-            " WHERE created_at < now() - make_interval(secs => %s)"
-        )
-
-        async def delete(connection: AnyConnection) -> None:
-            await connection.execute(query.encode(), [float(interval)])
-
-        while True:
-            await anyio.sleep(interval)
-            if not self._cleanups_due:
-                continue
-            try:
-                await self.publisher.execute(delete)
-            except ConnectionLostError as exc:
-                self.report(AdapterError(f"old attachments could not be deleted: {exc}"))
-            else:
-                # those that came in the last interval are for the next time
-                self._cleanups_due -= 1

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 Connect: TypeAlias = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
 OnError: TypeAlias = Callable[[Exception], object]
+WireName: TypeAlias = Literal["cluster", "legacy"]
 
 MAX_PAYLOAD = 7_999
 """Bytes that one notification can carry (PostgreSQL's NOTIFY_PAYLOAD_MAX_LENGTH less one)."""
@@ -33,7 +34,7 @@ class OptionValues(TypedDict, total=False):
     listen_uri: str | None
     connect: Connect | None
     prefix: str
-    wire: Literal["cluster"]
+    wire: WireName
     requests_timeout: float
     heartbeat_interval: float
     heartbeat_timeout: float
@@ -59,7 +60,7 @@ class Options:
     listen_uri: str | None = field(default=None, repr=False)
     connect: Connect | None = field(default=None, repr=False)
     prefix: str = "socket.io"
-    wire: Literal["cluster"] = "cluster"
+    wire: WireName = "cluster"
     requests_timeout: float = 1.0
     heartbeat_interval: float = 5.0
     heartbeat_timeout: float = 10.0
@@ -88,8 +89,8 @@ class Options:
             raise TypeError(f"on_error must be a callable or None, not {self.on_error!r}")
         _text("prefix", self.prefix)
         channel(self.prefix, "/")
-        if self.wire != "cluster":
-            raise ValueError(f"wire must be 'cluster', not {self.wire!r}")
+        if self.wire not in ("cluster", "legacy"):
+            raise ValueError(f"wire must be 'cluster' or 'legacy', not {self.wire!r}")
         table_parts(self.table)
         _seconds("requests_timeout", self.requests_timeout, 0.001, 3_600)
         _seconds("heartbeat_interval", self.heartbeat_interval, 0.01, 3_600)

@@ -134,9 +134,9 @@ def test_a_table_is_a_name_or_a_schema_and_a_name(table: str) -> None:
         table_parts(table)
 
 
-@pytest.mark.parametrize("wire", ["legacy", "", None, "Cluster"])
+@pytest.mark.parametrize("wire", ["", None, "Cluster", "Legacy"])
 def test_an_unknown_wire_is_refused(wire: Any) -> None:
-    with pytest.raises(ValueError, match=r"^wire must be 'cluster', not "):
+    with pytest.raises(ValueError, match=r"^wire must be 'cluster' or 'legacy', not "):
         Options(wire=wire)
 
 

@@ -17,7 +17,7 @@ from psycopg import sql
 from ..errors import AdapterError, ConnectionLostError
 from ..protocol.messages import Attached, Message
 from .connection import AnyConnection, AnyIOConnection, backoff, close_session
-from .publisher import Open, Report
+from .publisher import Open, Prepare, Report
 
 logger = logging.getLogger("anyio_sio_pg")
 
@@ -53,14 +53,15 @@ class Listener:
     """Listens on channels and delivers what comes, in the order in which PostgreSQL commits it.
 
     The task that runs it is alone on its connection: it reads notifications, runs LISTEN and
-    fetches attachments. ``open`` makes a connection; ``deadline`` is the seconds that a statement
-    may take before the connection counts as dead.
+    fetches attachments. ``open`` makes a connection; ``introduce`` runs on each once it listens;
+    ``deadline`` is the seconds that a statement may take before the connection counts as dead.
     """
 
     def __init__(
         self,
         *,
         open: Open,
+        introduce: Prepare,
         table: str,
         receiver: Receiver,
         deadline: float,
@@ -68,6 +69,7 @@ class Listener:
         redact: Callable[[object], str] = str,
     ):
         self._open = open
+        self._introduce = introduce
         self._table = table
         self._receiver = receiver
         self._deadline = deadline
@@ -207,6 +209,11 @@ class Listener:
         while todo := self._channels - done:
             await self._execute(connection, ";".join(_statement("LISTEN", c) for c in sorted(todo)))
             done |= todo
+        try:
+            with anyio.fail_after(self._deadline):
+                await self._introduce(connection)
+        except TimeoutError:
+            raise self._overdue() from None
         self._connection = connection
         self.connected = True
         self._receiver.listening()
@@ -324,7 +331,10 @@ class Listener:
         with anyio.move_on_after(self._deadline):
             cursor = await connection.execute(query.encode(), parameters, binary=bool(parameters))
             return await cursor.fetchall() if parameters else []
-        raise _LostError(f"a statement had no answer within {self._deadline:g} s")
+        raise self._overdue()
+
+    def _overdue(self) -> _LostError:
+        return _LostError(f"a statement had no answer within {self._deadline:g} s")
 
 
 def _statement(command: str, channel: str) -> str:

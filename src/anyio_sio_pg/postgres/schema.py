@@ -37,7 +37,7 @@ async def ensure_table(connection: AnyConnection, table: str) -> None:
     :raises AdapterError: it is missing and may not be created, or it cannot be used; the text has
         the SQL to run.
     """
-    await _check_writable(connection)
+    await check_writable(connection)
     try:
         if not await _exists(connection, table):
             try:
@@ -77,7 +77,11 @@ def _grants(table: str, user: str) -> str:
     )
 
 
-async def _check_writable(connection: AnyConnection) -> None:
+async def check_writable(connection: AnyConnection) -> None:
+    """Check that the server takes notifications.
+
+    :raises AdapterError: it is a standby, or read-only.
+    """
     cursor = await connection.execute("SELECT current_setting('transaction_read_only')::bool")
     row = await cursor.fetchone()
     if row and row[0]:

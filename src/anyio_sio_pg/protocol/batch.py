@@ -37,7 +37,8 @@ ORDER BY m.i"""
 
 def size(message: Outgoing) -> int:
     """Return what a message counts for against :data:`MAX_BYTES`."""
-    return len(message.head) + (0 if message.body is None else len(message.body))
+    rest = message.more if message.body is None else (message.body,)
+    return len(message.head) + sum(map(len, rest))
 
 
 def take(
@@ -66,10 +67,13 @@ def statement(batch: Sequence[Outgoing], table: str) -> tuple[str, list[Any]]:
 
     ``table`` is the attachments table's name, quoted. Placeholders are psycopg's, binary.
     """
+    bodies = [message.body for message in batch if message.body is not None]
     channels = [message.channel for message in batch]
     heads = [message.head.decode() for message in batch]
-    bodies = [message.body for message in batch if message.body is not None]
     if not bodies:
+        if any(message.more for message in batch):
+            parts = [(m.channel, part.decode()) for m in batch for part in (m.head, *m.more)]
+            channels, heads = ([part[i] for part in parts] for i in (0, 1))
         return _INLINE, [channels, heads]
     keys: list[int] = []
     k = 0

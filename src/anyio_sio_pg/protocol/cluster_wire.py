@@ -8,6 +8,8 @@ a later answer to FETCH_SOCKETS) and ``args`` (all the arguments of an acknowled
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -62,6 +64,7 @@ from .messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    Tree,
     find_binary,
 )
 from .values import (
@@ -76,9 +79,18 @@ from .values import (
     no_extension,
     pack,
     tree_from_json,
+    tree_from_msgpack,
     tree_of,
 )
 from .wire import Outgoing
+
+_HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+# Of MessagePack's types 0xC4 to 0xDF: how many bytes tell the length of what follows, and how many
+# follow beside
+_LENGTHS = b"\1\2\4\1\2\4" + bytes(15) + b"\1\2\4" + bytes(4)
+_MORE = b"\0\0\0\1\1\1\4\x08\1\2\4\x08\1\2\4\x08\2\3\5\x09\x11\0\0\0\2\4\2\4"
+_NOWHERE = secrets.token_hex(16)
+"""A room that nobody is in."""
 
 _MAX_NAMES = 1_024
 _MAX_HEAD_ROOMS = 16
@@ -135,7 +147,7 @@ class ClusterWire:
     def decode(self, namespace: str, payload: bytes) -> Message:
         """Decode a notification; see :class:`.wire.Wire`."""
         try:
-            envelope: AnyEnvelope = lenient(_from_json, payload)
+            envelope = _envelope_from_json(payload)
             if envelope.attachmentId is not None:
                 return Attached(
                     sender=envelope.uid,
@@ -152,12 +164,13 @@ class ClusterWire:
     def decode_body(self, attached: Attached, body: bytes) -> Message:
         """Decode an attachment; see :class:`.wire.Wire`."""
         try:
-            envelope: AnyEnvelope = _from_msgpack.decode(body)
-            if envelope.uid != attached.sender:
-                raise ValueError("the attachment is another sender's")
-            envelope.seq = attached.seq
-            envelope.origin = attached.origin
-            return _DECODERS[type(envelope)](attached.namespace, envelope, data_from_msgpack)
+            try:
+                return _decode_body(attached, body)
+            except MALFORMED:
+                whole = _with_whole_characters(body)
+                if whole == body:
+                    raise
+                return _decode_body(attached, whole)
         except MALFORMED as exc:
             raise ProtocolError(f"not an attachment of the cluster: {exc}") from None
 
@@ -187,6 +200,73 @@ def _attachment_id(value: str | int) -> int:
     return number
 
 
+def _with_whole_characters(body: bytes) -> bytes:
+    """Replace halves of surrogate pairs in MessagePack's strings, as :func:`.lenient` does in JSON.
+
+    Node writes each as three bytes, which is what the replacement character takes.
+    """
+    mended = bytearray(body)
+    at = 0
+    while at < len(body):
+        kind = body[at]
+        width, more = 0, kind & 0x1F if 0xA0 <= kind <= 0xBF else 0
+        if 0xC4 <= kind <= 0xDF:
+            width, more = _LENGTHS[kind - 0xC4], _MORE[kind - 0xC4]
+        at += 1 + width
+        end = at + int.from_bytes(body[at - width : at]) + more
+        if 0xA0 <= kind <= 0xBF or 0xD9 <= kind <= 0xDB:
+            mended[at:end] = _HALF.sub(b"\xef\xbf\xbd", body[at:end])
+        at = end
+    return bytes(mended)
+
+
+def _envelope_from_json(payload: bytes) -> AnyEnvelope:
+    try:
+        envelope: AnyEnvelope = lenient(_from_json, payload)
+    except msgspec.ValidationError:
+        tree = lenient(tree_from_json, payload)
+        if not _take_strange_rooms(tree):
+            raise
+        envelope = _from_json.decode(encode_json(tree))
+    return envelope
+
+
+def _envelope_from_msgpack(body: bytes) -> AnyEnvelope:
+    try:
+        envelope: AnyEnvelope = _from_msgpack.decode(body)
+    except msgspec.ValidationError:
+        tree = tree_from_msgpack.decode(body)
+        if not _take_strange_rooms(tree):
+            raise
+        envelope = _from_msgpack.decode(pack(tree))
+    return envelope
+
+
+def _take_strange_rooms(tree: Tree) -> bool:
+    """Take out what is no room's name here; tell whether there was any.
+
+    In JavaScript anything can be one, such as undefined, which comes as null. Nobody here can be in
+    such a room: a message for no other is for nobody, not for everyone.
+    """
+    data: Any = tree.get("data") if isinstance(tree, dict) else None
+    if not isinstance(data, dict):
+        return False
+    opts: Any = data.get("opts")
+    places: list[tuple[Any, str]] = [(opts, "rooms"), (opts, "except"), (data, "rooms")]
+    places += [(socket, "rooms") for socket in data.get("sockets") or ()]
+    found = False
+    for holder, key in places:
+        rooms = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(rooms, list):
+            kept = [room for room in rooms if type(room) in (str, int)]
+            if len(kept) < len(rooms):
+                found = True
+                holder[key] = kept
+                if not kept and holder is opts and key == "rooms":
+                    holder[key] = [_NOWHERE]
+    return found
+
+
 _ToData: TypeAlias = Callable[[Raw], Data]
 
 
@@ -204,6 +284,15 @@ def _body(envelope: Any) -> Any:
 
 
 _Decode: TypeAlias = Callable[[str, Any, _ToData], Message]
+
+
+def _decode_body(attached: Attached, body: bytes) -> Message:
+    envelope = _envelope_from_msgpack(body)
+    if envelope.uid != attached.sender:
+        raise ValueError("the attachment is another sender's")
+    envelope.seq = attached.seq
+    envelope.origin = attached.origin
+    return _DECODERS[type(envelope)](attached.namespace, envelope, data_from_msgpack)
 
 
 def _head(namespace: str, envelope: Envelope) -> dict[str, Any]:

@@ -40,6 +40,9 @@ RESERVED_EVENTS: Final = (
 EMITTER = "emitter"
 """The ``uid`` of whatever sends without being a node."""
 
+CUSTOM_REQUEST = "anyio_sio_pg:custom_request"
+"""The server-side event that carries custom requests."""
+
 Want: TypeAlias = Literal["sockets", "ids", "rooms"]
 """What an asker needs of each socket: all of it, its id, or its rooms' names."""
 
@@ -99,10 +102,14 @@ class Broadcast(Message, frozen=True, kw_only=True):
 
 
 class SocketsJoin(Message, frozen=True, kw_only=True):
-    """The target's sockets enter ``rooms``."""
+    """The target's sockets enter ``rooms``.
+
+    With ``request_id``, here and in the next two, a node says :class:`Done` when it is.
+    """
 
     target: Target
     rooms: tuple[Room, ...]
+    request_id: str | None = None
 
 
 class SocketsLeave(Message, frozen=True, kw_only=True):
@@ -110,6 +117,7 @@ class SocketsLeave(Message, frozen=True, kw_only=True):
 
     target: Target
     rooms: tuple[Room, ...]
+    request_id: str | None = None
 
 
 class DisconnectSockets(Message, frozen=True, kw_only=True):
@@ -117,6 +125,13 @@ class DisconnectSockets(Message, frozen=True, kw_only=True):
 
     target: Target
     close: bool = False
+    request_id: str | None = None
+
+
+class Done(Message, frozen=True, kw_only=True):
+    """A socket has joined, has left or is gone, as was asked."""
+
+    request_id: str
 
 
 class FetchSockets(Message, frozen=True, kw_only=True):
@@ -146,6 +161,7 @@ class FetchSocketsResponse(Message, frozen=True, kw_only=True):
     request_id: str
     sockets: tuple[SocketInfo, ...] = ()
     rooms: tuple[Room, ...] | None = None
+    want: Want = "sockets"
 
 
 class ServerSideEmit(Message, frozen=True, kw_only=True):

@@ -6,14 +6,15 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from .messages import Attached, Message
+from .messages import Message
 
 
 class Outgoing(Struct, frozen=True):
-    """One notification to be.
+    """One message, as one notification or several.
 
     Without ``body``, ``head`` is the whole payload. With it, the body goes into the attachments
-    table, and the payload is ``head``, the row's id in decimal, and ``tail``. A message that says
+    table, and the payload is ``head``, the row's id in decimal, and ``tail``. What does not fit
+    into one notification of a wire that has no such table follows in ``more``. A message that says
     nothing to the application is ``control``: nothing is lost with it.
     """
 
@@ -22,10 +23,11 @@ class Outgoing(Struct, frozen=True):
     body: bytes | None = None
     tail: bytes = b""
     control: bool = False
+    more: tuple[bytes, ...] = ()
 
 
 class Wire(Protocol):
-    """Turns messages into notifications and back, for one way of writing them."""
+    """Turns messages into notifications, for one way of writing them; each reads in its own way."""
 
     def channel(self, namespace: str) -> str:
         """Return the channel on which a namespace's messages travel.
@@ -35,23 +37,5 @@ class Wire(Protocol):
         ...
 
     def encode(self, message: Message, max_inline: int) -> Outgoing:
-        """Encode a message, with a body when it has binary data or over ``max_inline`` bytes."""
-        ...
-
-    def own(self, uid: str) -> tuple[bytes, ...]:
-        """Return the prefixes that tell a node's own payloads without decoding them."""
-        ...
-
-    def decode(self, namespace: str, payload: bytes) -> Message:
-        """Decode a notification that came on the namespace's channel.
-
-        :raises ProtocolError: it is not a message of the cluster.
-        """
-        ...
-
-    def decode_body(self, attached: Attached, body: bytes) -> Message:
-        """Decode the attachment of a message.
-
-        :raises ProtocolError: it is not a message of the cluster.
-        """
+        """Encode a message; no payload has more than ``max_inline`` bytes."""
         ...

@@ -1,0 +1,123 @@
+"""A node that speaks Node's format: a channel for each namespace, and the attachments table."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .errors import AdapterError, ConnectionLostError, ProtocolError
+from .node import LocalSide, Namespace, Node
+from .postgres.schema import ensure_table, quoted
+from .protocol.cluster_wire import ClusterWire
+from .protocol.messages import EMITTER, AdapterClose, Attached, Heartbeat, Message
+
+if TYPE_CHECKING:
+    from .options import Options
+    from .postgres.connection import AnyConnection
+    from .protocol.wire import Outgoing
+
+
+class ClusterNode(Node):
+    """A node of a cluster of this package's nodes and ``@socket.io/postgres-adapter``'s."""
+
+    def __init__(self, options: Options, local: LocalSide):
+        self._reader = ClusterWire(options.prefix)
+        super().__init__(options, local, self._reader, secrets.token_hex(8))
+        self._own = self._reader.own(self.uid)
+        self._by_channel: dict[bytes, Namespace] = {}
+        self._cleanups_due = 0
+
+    async def _prepare(self, connection: AnyConnection) -> None:
+        await ensure_table(connection, table=self.options.table)
+
+    async def _start_listening(self, namespace: Namespace) -> None:
+        channel = self._wire.channel(namespace.name)
+        self._by_channel[channel.encode()] = namespace
+        await self.listener.listen(channel)
+
+    async def _stop_listening(self, namespace: Namespace) -> None:
+        channel = self._wire.channel(namespace.name)
+        del self._by_channel[channel.encode()]
+        await self.listener.unlisten(channel)
+
+    def _start_tasks(self) -> None:
+        self.start_soon(self._clean_up)
+
+    def _numbered(self, namespace: str, make: Callable[[int], Message]) -> Outgoing:
+        outgoing = super()._numbered(namespace, make)
+        if outgoing.body is not None:
+            self._cleanups_due = 2
+        return outgoing
+
+    def decode(self, channel: bytes, payload: bytes) -> Message | None:
+        """Decode a notification; None when it is this node's own, a repeat, or garbage."""
+        namespace = self._by_channel.get(channel)
+        if namespace is None:
+            return None
+        if payload.startswith(self._own):
+            self._hear_own(namespace.name, payload)
+            return None
+        try:
+            message = self._reader.decode(namespace.name, payload)
+        except ProtocolError as exc:
+            self._note_garbage(exc)
+            return None
+        self.received += 1
+        if message.sender != EMITTER and not isinstance(message, AdapterClose):
+            self._notice(namespace, message, numbered=message.seq is not None)
+        return message if self._in_sequence(message) else None
+
+    def _hear_own(self, namespace: str, payload: bytes) -> None:
+        # only these have a probe, and what they say is short
+        if not payload.startswith((b'"type":1,', b'"type":2,'), len(self._own[0])):
+            return
+        try:
+            message = self._reader.decode(namespace, payload)
+        except ProtocolError as exc:
+            self._note_garbage(exc)
+            return
+        if isinstance(message, Heartbeat):
+            self._hear_probe(message)
+
+    def wants(self, message: Attached) -> bool:
+        """Tell whether an attachment concerns anybody here."""
+        # also what nobody here reads has to be deleted
+        self._cleanups_due = 2
+        return super().wants(message)
+
+    def deliver(self, message: Message, body: bytes | None) -> None:
+        """Act on a message."""
+        if isinstance(message, Attached):
+            try:
+                message = self._reader.decode_body(message, body or b"")
+            except ProtocolError as exc:
+                self._note_garbage(exc)
+                return
+        super().deliver(message, body)
+
+    async def _clean_up(self) -> None:
+        """Delete old attachments, for as long as there are any."""
+        interval = self.options.cleanup_interval
+        table = quoted(self.options.table).replace("%", "%%")
+        query = (
+            f"DELETE FROM {table}"  # noqa: S608 - quoted by psycopg
+            " WHERE created_at < now() - make_interval(secs => %s)"
+        )
+
+        async def delete(connection: AnyConnection) -> None:
+            await connection.execute(query.encode(), [float(interval)])
+
+        while True:
+            await anyio.sleep(interval)
+            if not self._cleanups_due:
+                continue
+            try:
+                await self.publisher.execute(delete)
+            except ConnectionLostError as exc:
+                self.report(AdapterError(f"old attachments could not be deleted: {exc}"))
+            else:
+                # those that came in the last interval are for the next time
+                self._cleanups_due -= 1

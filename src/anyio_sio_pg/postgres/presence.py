@@ -1,0 +1,119 @@
+"""Sessions that other nodes count, by their ``application_name``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, NamedTuple
+
+import anyio
+import psycopg
+
+from ..errors import AdapterError, ConnectionLostError
+from .connection import AnyConnection, backoff, close_session
+from .publisher import Open, Report
+
+logger = logging.getLogger("anyio_sio_pg")
+
+_LOCK: Final = (0x61736970, 1)
+"""The advisory lock that the sessions of this package hold together: "asip" in ASCII."""
+
+_INTRODUCE = """\
+SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int4, %b::int4)"""
+
+_RENAME = """\
+WITH renamed AS MATERIALIZED (SELECT pg_catalog.set_config('application_name', %b::text, false))
+SELECT count(*) FROM renamed"""
+
+_NAME = """\
+SELECT application_name FROM pg_catalog.pg_stat_activity
+WHERE pid = pg_catalog.pg_backend_pid()"""
+
+_OTHERS = """\
+SELECT a.pid, a.application_name FROM pg_catalog.pg_stat_activity AS a
+WHERE a.datname = pg_catalog.current_database() AND a.application_name LIKE 'socket.io-%%'
+AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_locks AS l
+  WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.objsubid = 2
+  AND l.classid = %b::int8 AND l.objid = %b::int8
+)"""
+
+
+class Session(NamedTuple):
+    """A session of a node that does not run this package."""
+
+    pid: int
+    name: str
+
+
+async def introduce(connection: AnyConnection, name: str) -> str:
+    """Give a session its ``application_name``, marked as this package's; return it as others see it.
+
+    PostgreSQL cuts it after 63 bytes and replaces what is not ASCII.
+    """
+    # the mark first: without it the session would count as one of the others
+    await connection.execute(_INTRODUCE.encode(), _LOCK)
+    await connection.execute(_RENAME.encode(), [name])
+    cursor = await connection.execute(_NAME.encode())
+    row = await cursor.fetchone()
+    return name if row is None else str(row[0])
+
+
+async def others(connection: AnyConnection) -> list[Session]:
+    """Return the sessions, in this database, of nodes that do not run this package."""
+    cursor = await connection.execute(_OTHERS.encode(), _LOCK)
+    return [Session(*row) for row in await cursor.fetchall()]
+
+
+class Presence:
+    """One session that is there to be counted, made again when it is lost.
+
+    ``shown`` is its name as others see it, once there was one.
+    """
+
+    def __init__(self, open: Open, name: str, report: Report):
+        self._open = open
+        self._name = name
+        self._report = report
+        self._scope = anyio.CancelScope()
+        self.shown: str | None = None
+        self.tried = anyio.Event()
+
+    def stop(self) -> None:
+        """Make :meth:`run` end."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Hold the session until :meth:`stop`."""
+        attempt = 0
+        with self._scope:
+            while True:
+                try:
+                    await self._hold()
+                    attempt = 0
+                except (AdapterError, psycopg.Error) as exc:
+                    if attempt == 0:
+                        self._report(
+                            ConnectionLostError(
+                                f"other nodes do not see this one as {self._name!r}: {exc}"
+                            )
+                        )
+                    attempt += 1
+                self.tried.set()
+                await anyio.sleep(backoff(attempt))
+
+    async def _hold(self) -> None:
+        connection = await self._open()
+        try:
+            self.shown = await introduce(connection, self._name)
+            self.tried.set()
+            pgconn = connection.pgconn
+            while not connection.closed:
+                try:
+                    await anyio.wait_readable(pgconn.socket)
+                    pgconn.consume_input()
+                except (OSError, anyio.ClosedResourceError, psycopg.Error):
+                    break
+            logger.info("the session %r was lost", self._name)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await close_session(connection, 1.0)
