@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("interop.cases", "interop.clients", "interop.app")
+pytest.register_assert_rewrite(
+    "interop.cases", "interop.clients", "interop.app", "interop.legacy_cluster"
+)
 
 from interop.fixtures import (
     anyio_backend,

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from subprocess import PIPE
 from typing import Any
 
@@ -23,6 +24,7 @@ from interop.clients import HERE, TIMEOUT, Answers, JavaScriptClient, Node, pack
 from processes import NodeProcess, RealClient, RemoteError, RemoteNode, until
 
 LEGACY_CLIENT = "legacy/client.cjs"
+HEARTBEATS = {"heartbeat_interval": 1.0, "heartbeat_timeout": 3.0}
 
 
 @contextmanager
@@ -256,7 +258,7 @@ async def node_server(
 
 @asynccontextmanager
 async def python_server(
-    uri: str, prefix: str, style: str, name: str, **options: Any
+    uri: str, prefix: str, style: str, name: str
 ) -> AsyncIterator[PythonServer]:
     process = NodeProcess(
         style,
@@ -264,7 +266,8 @@ async def python_server(
         name,
         wire="legacy",
         prefix=prefix,
-        **{"requests_timeout": TIMEOUT, **options},
+        requests_timeout=TIMEOUT,
+        **HEARTBEATS,
     )
     try:
         await anyio.to_thread.run_sync(process.wait_started)
@@ -340,13 +343,17 @@ class Client:
 
 @dataclass
 class Cluster:
-    """The servers, and what runs the official clients."""
+    """The servers, and what runs the official clients.
+
+    ``counted`` is the namespace in which its Node servers count: the last one that they have.
+    """
 
     uri: str
     prefix: str
     servers: dict[str, Server]
     javascript: Node
     legacy_javascript: Node
+    counted: str = "/"
 
     def __getitem__(self, name: str) -> Server:
         return self.servers[name]
@@ -386,19 +393,15 @@ class Cluster:
                         clients.append(Client(server, raw))
                         tasks.start_soon(clients[-1].open, wanted)
             yield clients
-        await until(self._is_empty)
-
-    async def _is_empty(self) -> bool:
         for server in self.servers.values():
-            if await server.sids():
-                return False
-        return True
+            if server in of:
+                await until(partial(_is_empty, server))
 
     @asynccontextmanager
     async def joined(self, style: str) -> AsyncIterator[Server]:
         """One more server, which may end as it likes."""
         if style == "node":
-            another = node_server(self.uri, self.prefix, "another", ["/chat", "/"])
+            another = node_server(self.uri, self.prefix, "another")
         else:
             another = python_server(self.uri, self.prefix, style, "another")
         async with another as server:
@@ -409,11 +412,23 @@ class Cluster:
     async def acquainted(self, count: int) -> bool:
         """Tell whether each server waits for the answers of so many."""
         for server in self.servers.values():
-            if isinstance(server, NodeServer) and await server.nodes() != count:
+            if isinstance(server, NodeServer) and await server.nodes(self.counted) != count:
                 return False
-            if len(await server.custom_request("who")) != count:
+            if len(await server.custom_request("who", namespace=self.counted)) != count:
                 return False
         return True
+
+    async def check(self) -> None:
+        """Check that our servers have missed nothing."""
+        for server in self.servers.values():
+            if isinstance(server, PythonServer):
+                stats = await server.manager("stats")
+                faults = ("lost", "garbage", "repeated", "dropped", "reconnects")
+                assert {fault: stats[fault] for fault in faults} == dict.fromkeys(faults, 0)
+
+
+async def _is_empty(server: Server) -> bool:
+    return not await server.sids()
 
 
 def sids(clients: Iterable[Client], namespace: str = "/") -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ import anyio
 import pytest
 
 from harness import eventually
-from interop.clients import node_process
+from interop.clients import Node, node_process
 from interop.legacy_cluster import (
     LEGACY_CLIENT,
     Client,
@@ -48,46 +47,53 @@ def uri(postgres: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-async def cluster(uri: str) -> AsyncIterator[Cluster]:
-    """One cluster for the whole module; its servers have nothing to complain of at the end."""
-    prefix = "with-node"
-    async with AsyncExitStack() as stack:
-        open_ = stack.enter_async_context
-        javascript = await open_(node_process())
-        legacy_javascript = await open_(node_process(LEGACY_CLIENT))
-        servers: dict[str, Server] = {}
-        for name in NODES:
-            servers[name] = await open_(node_server(uri, prefix, name, ["/chat", "/"]))
-        for name, style in (("stock", "block"), ("trio", "trio")):
-            servers[name] = await open_(python_server(uri, prefix, style, name))
-        cluster = Cluster(uri, prefix, servers, javascript, legacy_javascript)
-        await until(lambda: cluster.acquainted(4))
-        yield cluster
-        for name in OURS:
-            stats = await cluster.ours(name).manager("stats")
-            faults = ("lost", "garbage", "repeated", "dropped", "reconnects")
-            assert {fault: stats[fault] for fault in faults} == dict.fromkeys(faults, 0)
+async def javascript() -> AsyncIterator[tuple[Node, Node]]:
+    """What runs the clients of either version."""
+    async with node_process() as javascript, node_process(LEGACY_CLIENT) as legacy_javascript:
+        yield javascript, legacy_javascript
 
 
 @pytest.fixture(scope="module")
-async def other(uri: str, cluster: Cluster) -> AsyncIterator[Cluster]:
-    """Another cluster in the same database; its Node server is counted in "/chat" only."""
-    prefix = 'other "prefix"'
+async def cluster(uri: str, javascript: tuple[Node, Node]) -> AsyncIterator[Cluster]:
+    """One cluster for the whole module; its servers have nothing to complain of at the end."""
+    prefix = "with-node"
+    async with (
+        node_server(uri, prefix, "node") as node,
+        node_server(uri, prefix, "node2") as node2,
+        python_server(uri, prefix, "block", "stock") as stock,
+        python_server(uri, prefix, "trio", "trio") as trio,
+    ):
+        servers = {"node": node, "node2": node2, "stock": stock, "trio": trio}
+        cluster = Cluster(uri, prefix, servers, *javascript)
+        await until(lambda: cluster.acquainted(4))
+        yield cluster
+        await cluster.check()
+
+
+@pytest.fixture(scope="module")
+async def spaces(uri: str, javascript: tuple[Node, Node]) -> AsyncIterator[Cluster]:
+    """Another cluster in the same database, with another prefix, and with a namespace.
+
+    The package gives all namespaces of a server one listening session, which counts for the
+    namespace whose adapter was made last: Node's own requests are complete in that one only.
+    """
+    prefix = 'with "namespaces"'
     async with (
         node_server(uri, prefix, "node", ["/", "/chat"]) as node,
         python_server(uri, prefix, "block", "stock") as stock,
+        python_server(uri, prefix, "trio", "trio") as trio,
     ):
-        servers: dict[str, Server] = {"node": node, "stock": stock}
-        other = Cluster(uri, prefix, servers, cluster.javascript, cluster.legacy_javascript)
-
-        async def acquainted() -> bool:
-            return await node.nodes("/chat") == 2 and len(await stock.custom_request("who")) == 2
-
-        await until(acquainted)
-        yield other
+        servers = {"node": node, "stock": stock, "trio": trio}
+        cluster = Cluster(uri, prefix, servers, *javascript, counted="/chat")
+        await until(lambda: cluster.acquainted(3))
+        yield cluster
+        await cluster.check()
 
 
-@pytest.fixture(params=["node", *OURS])
+SENDERS = ["node", *OURS]
+
+
+@pytest.fixture(params=SENDERS)
 def sender(request: pytest.FixtureRequest, cluster: Cluster) -> Server:
     """The server that acts: each operation is tried from each."""
     return cluster[request.param]
@@ -96,6 +102,16 @@ def sender(request: pytest.FixtureRequest, cluster: Cluster) -> Server:
 @pytest.fixture(params=OURS)
 def ours(request: pytest.FixtureRequest, cluster: Cluster) -> PythonServer:
     return cluster.ours(request.param)
+
+
+@pytest.fixture(params=SENDERS)
+def spaces_sender(request: pytest.FixtureRequest, spaces: Cluster) -> Server:
+    return spaces[request.param]
+
+
+@pytest.fixture(params=OURS)
+def spaces_ours(request: pytest.FixtureRequest, spaces: Cluster) -> PythonServer:
+    return spaces.ours(request.param)
 
 
 ARGUMENTS: list[list[Any]] = [
@@ -111,17 +127,13 @@ ARGUMENTS: list[list[Any]] = [
 ]
 
 
-@pytest.mark.parametrize("namespace", ["/", "/chat"])
-async def test_events_reach_every_client(cluster: Cluster, sender: Server, namespace: str) -> None:
-    async with cluster.clients("/", "/chat") as clients:
+async def test_events_reach_every_client(cluster: Cluster, sender: Server) -> None:
+    async with cluster.clients() as clients:
         events = [[f"event {n}", *args] for n, args in enumerate(ARGUMENTS)]
         for event in events:
-            await sender.emit(*event, namespace=namespace)
-        other = "/" if namespace == "/chat" else "/chat"
-        await sender.emit("other", namespace=other)
+            await sender.emit(*event)
         for client in clients:
-            await client.has(events, namespace)
-            await client.has([["other"]], other)
+            await client.has(events)
 
 
 async def test_events_to_rooms(cluster: Cluster, sender: Server) -> None:
@@ -176,25 +188,6 @@ async def test_skipped_clients_of_others(cluster: Cluster, ours: PythonServer) -
         for client in out:
             await eventually(lambda client=client: client.events()[-1] == ["last"])
             assert ["but five"] not in client.events()
-
-
-async def test_rooms_of_a_namespace(cluster: Cluster, sender: Server) -> None:
-    async with cluster.clients("/", "/chat") as clients:
-        for client in clients:
-            await client.server.join(client.sid, "r")
-        inside = clients[:6]
-        for client in inside:
-            await client.server.join(client.sids["/chat"], "r", "/chat")
-        await sender.emit("in chat", b"1", to=["r"], namespace="/chat")
-        far = next(client for client in inside if client.server is not sender)
-        await sender.emit("sid", to=[far.sids["/chat"]], namespace="/chat")
-        await sender.emit("last", namespace="/chat")
-        await sender.emit("last")
-        for client in clients:
-            room = [["in chat", b"1"]] if client in inside else []
-            sid = [["sid"]] if client is far else []
-            await client.has([*room, *sid, ["last"]], "/chat")
-            await client.has([["last"]])
 
 
 @pytest.mark.parametrize("room", [None, "r" * 60])
@@ -274,7 +267,7 @@ async def test_requests_about_clients(cluster: Cluster, sender: Server) -> None:
 
 
 async def test_requests_that_change_rooms(cluster: Cluster, sender: Server) -> None:
-    async with cluster.clients("/", "/chat") as clients:
+    async with cluster.clients() as clients:
         for client in clients:
             await sender.remote_join(client.sid, ODD)
             # it has returned when it is done
@@ -282,34 +275,7 @@ async def test_requests_that_change_rooms(cluster: Cluster, sender: Server) -> N
             await sender.remote_join(client.sid, "x" * 20_000)
             await sender.remote_leave(client.sid, ODD)
             assert await client.server.rooms(client.sid) == sorted([client.sid, "x" * 20_000])
-            sid = client.sids["/chat"]
-            await sender.remote_join(sid, "r", namespace="/chat")
-            assert await client.server.rooms(sid, "/chat") == sorted([sid, "r"])
-            assert await sender.client_rooms(sid, namespace="/chat") == sorted([sid, "r"])
-            await sender.remote_leave(sid, "r", namespace="/chat")
-            assert await client.server.rooms(sid, "/chat") == [sid]
         assert await sender.all_rooms() == sorted([*sids(clients), "x" * 20_000])
-
-
-@pytest.mark.parametrize("close", [False, True])
-async def test_remote_disconnect(cluster: Cluster, sender: Server, close: bool) -> None:
-    async with cluster.clients("/", "/chat") as clients:
-        leaving, staying = clients[:4], clients[4:]
-        for client in leaving:
-            await sender.remote_disconnect(client.sid, close)
-            assert client.sid not in await client.server.sids()
-        for client in leaving:
-            await eventually(lambda client=client: client.gone())
-        assert await sender.clients() == sids(staying)
-        if close:
-            for client in leaving:
-                await eventually(lambda client=client: client.gone("/chat"))
-        await sender.emit("last", namespace="/chat")
-        for client in staying if close else clients:
-            await client.has([["last"]], "/chat")
-            assert not client.gone("/chat")
-        for client in staying:
-            assert not client.gone()
 
 
 # its pieces end within quotes and within surrogate pairs
@@ -340,36 +306,12 @@ async def test_custom_requests_that_node_could_not_send(
     assert unordered(answers) == unordered([*theirs, *([name, ["measure", text]] for name in OURS)])
 
 
-async def test_custom_requests_in_a_namespace(cluster: Cluster, ours: PythonServer) -> None:
-    answers = await ours.custom_request({"q": ODD}, namespace="/chat")
-    assert unordered(answers) == unordered([name, {"q": ODD}] for name in NAMES)
-
-
-async def test_our_requests_in_a_namespace(cluster: Cluster, ours: PythonServer) -> None:
-    async with cluster.clients("/", "/chat") as clients:
-        for client in clients[:5]:
-            await client.server.join(client.sids["/chat"], ODD, "/chat")
-        assert await ours.clients(namespace="/chat") == sids(clients, "/chat")
-        assert await ours.clients([ODD], namespace="/chat") == sids(clients[:5], "/chat")
-        assert await ours.all_rooms(namespace="/chat") == sorted([*sids(clients, "/chat"), ODD])
-        for client in clients[1:4]:
-            sid = client.sids["/chat"]
-            await ours.remote_disconnect(sid, False, namespace="/chat")
-            assert sid not in await client.server.sids("/chat")
-            await eventually(lambda client=client: client.gone("/chat"))
-        staying = [clients[0], *clients[4:]]
-        assert await ours.clients(namespace="/chat") == sids(staying, "/chat")
-        assert await ours.clients() == sids(clients)
-
-
 async def test_sockets_that_nobody_has(cluster: Cluster, ours: PythonServer) -> None:
     # long before the timeout of the requests, which is 15 s
     with anyio.fail_after(5):
         for call in ("client_rooms", "remote_disconnect"):
             with pytest.raises(RemoteError, match="UnknownSocketError"):
                 await ours.manager(call, "nobody")
-            with pytest.raises(RemoteError, match="UnknownSocketError"):
-                await ours.manager(call, "/chat#nobody", namespace="/chat")
         for call in ("remote_join", "remote_leave"):
             with pytest.raises(RemoteError, match="UnknownSocketError"):
                 await ours.manager(call, "nobody", "r")
@@ -476,7 +418,7 @@ async def test_a_server_leaves_while_requests_are_pending(cluster: Cluster, styl
             assert results == {}
             await leaver.leave()
             # of a server that is merely silent the answers would be waited for, for 15 s
-            await eventually(lambda: len(results) == 2, 3)
+            await eventually(lambda: len(results) == 2, 2)
             for answers in results.values():
                 assert unordered(answers) == [[name, ["stall", "another"]] for name in NAMES]
             staying = [client for client in clients if client.server is not leaver]
@@ -517,7 +459,8 @@ async def test_a_server_is_killed_while_requests_are_pending(cluster: Cluster, s
                 await until(partial(_asked, server, "x" * 9_000, []))
             assert results == {}
             killed.signal(signal.SIGKILL)
-            await eventually(lambda: len(results) == 8, 3)
+            # Python's are known to be gone when their heartbeats have stopped for 3 s
+            await eventually(lambda: len(results) == 8, 2 if style == "node" else 6)
             for name in OURS:
                 assert results[f"{name} clients"] == sids(here)
                 assert results[f"{name} all_rooms"] == sids(here)
@@ -540,31 +483,139 @@ async def test_a_server_that_is_silent(cluster: Cluster, ours: PythonServer) -> 
         assert await ours.clients() == sids(clients)
 
 
-async def test_clusters_of_two_prefixes_do_not_mix(cluster: Cluster, other: Cluster) -> None:
-    async with cluster.clients("/", "/chat") as clients, other.clients("/", "/chat") as strangers:
-        both = ((cluster, clients), (other, strangers))
+@pytest.mark.parametrize("namespace", ["/", "/chat"])
+async def test_events_in_namespaces(spaces: Cluster, spaces_sender: Server, namespace: str) -> None:
+    sender = spaces_sender
+    async with spaces.clients("/", "/chat") as clients:
+        for client in clients:
+            await client.server.join(client.sids[namespace], "r", namespace)
+        outside = clients[1]
+        await outside.server.join(outside.sids["/"], "r2")
+        await outside.server.join(outside.sids["/chat"], "r2", "/chat")
+        mine = next(client for client in clients if client.server is sender)
+        events = [[f"event {n}", *args] for n, args in enumerate(ARGUMENTS)]
+        for event in events:
+            await sender.emit(*event, namespace=namespace)
+        await sender.emit("room", b"1", to=["r"], namespace=namespace)
+        await sender.emit("sid", to=[outside.sids[namespace]], namespace=namespace)
+        await sender.emit("rooms", to=["r", "r2"], namespace=namespace)
+        await sender.emit_but(mine.sids[namespace], "but", to=["r"], namespace=namespace)
+        other = "/" if namespace == "/chat" else "/chat"
+        await sender.emit("none", to=["r"], namespace=other)
+        await sender.emit("last", namespace=other)
+        for client in clients:
+            sid = [["sid"]] if client is outside else []
+            but = [["but"]] if client is not mine else []
+            await client.has([*events, ["room", b"1"], *sid, ["rooms"], *but], namespace)
+            await client.has([["last"]], other)
+
+
+async def test_requests_in_a_namespace(spaces: Cluster, spaces_sender: Server) -> None:
+    sender, there = spaces_sender, {"namespace": "/chat"}
+    async with spaces.clients("/", "/chat") as clients:
+        for client in clients[:4]:
+            await sender.remote_join(client.sids["/chat"], ODD, **there)
+        for n, client in enumerate(clients):
+            sid, rooms = client.sids["/chat"], [ODD] * (n < 4)
+            assert await client.server.rooms(sid, "/chat") == sorted([sid, *rooms])
+            assert await sender.client_rooms(sid, **there) == sorted([sid, *rooms])
+            assert await client.server.rooms(client.sid) == [client.sid]
+        assert await sender.clients(**there) == sids(clients, "/chat")
+        assert await sender.clients([ODD, "nowhere"], **there) == sids(clients[:4], "/chat")
+        assert await sender.all_rooms(**there) == sorted([*sids(clients, "/chat"), ODD])
+        for client in clients[:2]:
+            await sender.remote_leave(client.sids["/chat"], ODD, **there)
+        assert await sender.clients([ODD], **there) == sids(clients[2:4], "/chat")
+        for server in spaces.servers.values():
+            await server.take_asked()
+        answers = await sender.custom_request({"q": ODD}, **there)
+        assert unordered(answers) == [[name, {"q": ODD}] for name in SENDERS]
+        for server in spaces.servers.values():
+            assert await server.take_asked() == [{"q": ODD}]
+
+
+@pytest.mark.parametrize("close", [False, True])
+@pytest.mark.parametrize("namespace", ["/", "/chat"])
+async def test_remote_disconnect(
+    spaces: Cluster, spaces_sender: Server, namespace: str, close: bool
+) -> None:
+    other = "/" if namespace == "/chat" else "/chat"
+    sender = spaces_sender
+    async with spaces.clients("/", "/chat") as clients:
+        leaving, staying = clients[:3], clients[3:]
+        for client in leaving:
+            sid = client.sids[namespace]
+            await sender.remote_disconnect(sid, close, namespace=namespace)
+            assert sid not in await client.server.sids(namespace)
+        for client in leaving:
+            await eventually(lambda client=client: client.gone(namespace))
+            if close:
+                await eventually(lambda client=client: client.gone(other))
+        await sender.emit("last", namespace=namespace)
+        await sender.emit("last", namespace=other)
+        for client in staying:
+            await client.has([["last"]], namespace)
+            assert not client.gone(namespace)
+        for client in staying if close else clients:
+            await client.has([["last"]], other)
+            assert not client.gone(other)
+        if isinstance(sender, PythonServer) or namespace == spaces.counted:
+            assert await sender.clients(namespace=namespace) == sids(staying, namespace)
+
+
+async def test_our_requests_where_node_does_not_count(
+    spaces: Cluster, spaces_ours: PythonServer
+) -> None:
+    ours = spaces_ours
+    more = node_server(spaces.uri, spaces.prefix, "more", ["/", "/chat", "/more"])
+    lean = node_server(spaces.uri, spaces.prefix, "lean", ["/"])
+    async with more as server, lean as lean_server:
+        servers = [*spaces.servers.values(), server]
+        async with (
+            spaces.clients("/", "/chat", servers=servers) as clients,
+            spaces.clients("/", servers=[lean_server]) as leans,
+        ):
+            everyone = [*clients, *leans]
+            assert await ours.clients() == sids(everyone)
+            assert await ours.all_rooms() == sids(everyone)
+            answers = await ours.custom_request("q")
+            names = unordered([*SENDERS, "more", "lean"])
+            assert unordered(answers) == [[name, "q"] for name in names]
+            assert await ours.clients(namespace="/chat") == sids(clients, "/chat")
+            assert await ours.all_rooms(namespace="/chat") == sids(clients, "/chat")
+            answers = await ours.custom_request("q", namespace="/chat")
+            names = unordered([*SENDERS, "more"])
+            assert unordered(answers) == [[name, "q"] for name in names]
+            for client in clients:
+                sid = client.sids["/chat"]
+                await ours.remote_join(sid, "r", namespace="/chat")
+                assert await ours.client_rooms(sid, namespace="/chat") == sorted([sid, "r"])
+            for call in ("client_rooms", "remote_disconnect"):
+                with anyio.fail_after(5), pytest.raises(RemoteError, match="UnknownSocketError"):
+                    await ours.manager(call, "/chat#nobody", namespace="/chat")
+    await until(lambda: spaces.acquainted(3))
+
+
+async def test_clusters_of_two_prefixes_do_not_mix(cluster: Cluster, spaces: Cluster) -> None:
+    async with cluster.clients() as clients, spaces.clients("/", "/chat") as strangers:
+        both = ((cluster, clients), (spaces, strangers))
         for which, _ in both:
             for server in which.servers.values():
-                await server.emit(server.name, which.prefix, "x" * 9_000)
-                await server.emit(server.name, which.prefix, namespace="/chat")
-        for which, of in both:
-            names = which.servers
-            for client in of:
-                await client.has([name, which.prefix, "x" * 9_000] for name in names)
-                await client.has(([name, which.prefix] for name in names), "/chat")
-            for server in which.servers.values():
                 await server.take_asked()
-        for server in other.servers.values():
-            assert await server.clients(namespace="/chat") == sids(strangers, "/chat")
-            assert await server.all_rooms(namespace="/chat") == sids(strangers, "/chat")
-            answers = await server.custom_request("q", namespace="/chat")
-            assert unordered(answers) == [["node", "q"], ["stock", "q"]]
-        stock = other.ours("stock")
-        assert await stock.clients() == sids(strangers)
-        assert await stock.all_rooms() == sids(strangers)
-        assert unordered(await stock.custom_request("q")) == [["node", "q"], ["stock", "q"]]
-        with pytest.raises(RemoteError, match="UnknownSocketError"):
-            await stock.remote_join(clients[0].sid, "r")
+                await server.emit(server.name, which.prefix, "x" * 9_000)
+        for which, of in both:
+            for client in of:
+                await client.has([name, which.prefix, "x" * 9_000] for name in which.servers)
+        for name in OURS:
+            ours = spaces.ours(name)
+            assert await ours.clients() == sids(strangers)
+            assert await ours.all_rooms() == sids(strangers)
+            answers = await ours.custom_request("q")
+            assert unordered(answers) == [[name, "q"] for name in SENDERS]
+            for call in ("client_rooms", "remote_disconnect"):
+                with pytest.raises(RemoteError, match="UnknownSocketError"):
+                    await ours.manager(call, clients[0].sid)
         for server in cluster.servers.values():
-            assert await server.clients() == sids(clients)
             assert await server.take_asked() == []
+            assert await server.clients() == sids(clients)
+            assert await server.all_rooms() == sids(clients)
