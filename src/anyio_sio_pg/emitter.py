@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from .errors import AdapterClosedError
-from .options import MAX_PAYLOAD, Options, OptionValues
+from .errors import AdapterClosedError, AdapterError
+from .options import MAX_PAYLOAD, Options, OptionValues, WireName
 from .postgres.connection import open_session
 from .postgres.publisher import Publisher
-from .postgres.schema import ensure_table, quoted
+from .postgres.schema import check_writable, ensure_table, quoted
 from .protocol.cluster_wire import ClusterWire
+from .protocol.legacy_wire import LegacyWire
 from .protocol.messages import (
     EMITTER,
     Broadcast,
@@ -29,6 +30,7 @@ from .protocol.messages import (
     rooms_tuple,
     to_data,
 )
+from .protocol.wire import Wire
 from .reporting import Reporter
 
 if TYPE_CHECKING:
@@ -62,13 +64,15 @@ class PostgresEmitter:
 
     All methods raise :class:`PublishError` when the outbox stayed full for ``publish_timeout``,
     and :class:`AdapterClosedError` after the block. A namespace whose channel's name would have
-    more than 63 bytes raises ValueError.
+    more than 63 bytes raises ValueError. With ``wire="legacy"`` all but :meth:`emit` and
+    :meth:`flush` raise :class:`AdapterError`: the 1.x wire has commands for single sockets only,
+    which a sender that cannot ask does not know.
     """
 
     def __init__(self, options: Options, publisher: Publisher):
         self._options = options
         self._publisher = publisher
-        self._wire = ClusterWire(options.prefix)
+        self._wire = _wire(options)
         self._origin = secrets.token_hex(8)
         self._numbers: dict[str, int] = {}
 
@@ -87,7 +91,9 @@ class PostgresEmitter:
 
         :raises ValueError: the event's name is reserved, or JSON cannot hold a number in the data.
         :raises TypeError: JSON cannot hold the data.
+        :raises AdapterError: ``except_rooms`` with ``wire="legacy"``.
         """
+        _check_except(self._options, except_rooms)
         packet = event_data(event, data, _encode)
         target = make_target(to, None, except_rooms)
         await self._publish(Broadcast, namespace, data=packet, target=target)
@@ -140,6 +146,8 @@ class PostgresEmitter:
 
     async def _publish(self, kind: type[Message], namespace: str, **fields: Any) -> None:
         self._check_open()
+        if self._options.wire == "legacy" and kind is not Broadcast:
+            raise AdapterError("wire='legacy' carries an emitter's events only")
         self._wire.channel(namespace)
         await self._publisher.offer(
             partial(self._encode, kind, namespace, fields), self._options.publish_timeout
@@ -176,7 +184,11 @@ async def open_postgres_emitter(
     reporter = Reporter(checked.on_error)
     publisher = Publisher(
         open=partial(open_session, checked, listening=False),
-        prepare=partial(ensure_table, table=checked.table),
+        prepare=(
+            check_writable
+            if checked.wire == "legacy"
+            else partial(ensure_table, table=checked.table)
+        ),
         table=quoted(checked.table),
         limit=checked.outbox_limit,
         deadline=checked.heartbeat_timeout,
@@ -197,6 +209,7 @@ def emit_statement(
     except_rooms: Rooms = None,
     namespace: str = "/",
     prefix: str = "socket.io",
+    wire: WireName = "cluster",
     table: str = "socket_io_attachments",
     payload_threshold: int = MAX_PAYLOAD + 1,
     paramstyle: ParamStyle = "pyformat",
@@ -209,12 +222,13 @@ def emit_statement(
     equal. Nothing is connected or sent here.
 
     ``to``, ``except_rooms``, ``namespace`` and ``data`` are as for :meth:`PostgresEmitter.emit`;
-    ``prefix``, ``table`` and ``payload_threshold`` as the servers have them. ``paramstyle`` is the
+    ``prefix``, ``wire``, ``table`` and ``payload_threshold`` as the servers have them. ``paramstyle`` is the
     driver's: ``"pyformat"`` (psycopg, Django), ``"format"``, ``"named"`` (SQLAlchemy's ``text``),
     ``"numeric"``, ``"qmark"``, or ``"numeric_dollar"`` (asyncpg). ``json`` is a module with a
     ``dumps`` function. An event over 7,999 bytes, or with binary data, goes through the table,
-    which must exist (see :func:`.create_table_statement`).
+    which must exist (see :func:`.create_table_statement`); with ``wire="legacy"`` it goes in pieces.
 
+    :raises AdapterError: ``except_rooms`` with ``wire="legacy"``.
     :raises ValueError: an argument is out of range, the event's name is reserved, or JSON cannot
         hold a number in the data.
     :raises TypeError: JSON cannot hold the data.
@@ -222,7 +236,8 @@ def emit_statement(
     style = _STYLES.get(paramstyle)
     if style is None:
         raise ValueError(f"paramstyle must be one of {', '.join(_STYLES)}, not {paramstyle!r}")
-    options = Options(prefix=prefix, table=table, payload_threshold=payload_threshold)
+    options = Options(prefix=prefix, wire=wire, table=table, payload_threshold=payload_threshold)
+    _check_except(options, except_rooms)
     dumps = _encode if json is stdlib_json else partial(json.dumps, separators=(",", ":"))
     message = Broadcast(
         sender=EMITTER,
@@ -232,7 +247,7 @@ def emit_statement(
         data=event_data(event, data, dumps),
         target=make_target(to, None, except_rooms),
     )
-    outgoing = ClusterWire(options.prefix).encode(message, options.max_inline)
+    outgoing = _wire(options).encode(message, options.max_inline)
     values: dict[str, Any] = {}
 
     def parameter(name: str, kind: str, value: Any) -> str:
@@ -240,10 +255,13 @@ def emit_statement(
         return f"CAST({style(name, len(values))} AS {kind})"
 
     if outgoing.body is None:
-        channel = parameter("channel", "text", outgoing.channel)
-        sql = f"SELECT pg_catalog.pg_notify({channel}, {{}})".format(
-            parameter("payload", "text", outgoing.head.decode())
-        )
+        calls: list[str] = []
+        for number, payload in enumerate((outgoing.head, *outgoing.more)):
+            suffix = f"_{number}" if number else ""
+            channel = parameter(f"channel{suffix}", "text", outgoing.channel)
+            text = parameter(f"payload{suffix}", "text", payload.decode())
+            calls.append(f"pg_catalog.pg_notify({channel}, {text})")
+        sql = f"SELECT {', '.join(calls)}"
     else:
         name = quoted(table)
         if paramstyle in ("pyformat", "format"):
@@ -258,3 +276,13 @@ def emit_statement(
             " FROM stored"
         )
     return Statement(sql, values if paramstyle in _BY_NAME else list(values.values()))
+
+
+def _wire(options: Options) -> Wire:
+    kind = LegacyWire if options.wire == "legacy" else ClusterWire
+    return kind(options.prefix)
+
+
+def _check_except(options: Options, except_rooms: Rooms) -> None:
+    if options.wire == "legacy" and except_rooms is not None:
+        raise AdapterError("wire='legacy' cannot carry except_rooms")
