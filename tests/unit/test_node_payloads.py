@@ -91,7 +91,16 @@ FROM_NODE: dict[str, tuple[str, Message]] = {
         '{"type":3,"data":{"packet":{"type":2,"data":["say","\\ud83d"]},' + OPTS + "}," + TAIL,
         Broadcast(**HEAD, data=plain('["say","\\ufffd"]'), target=TARGET),
     ),
+    "BROADCAST to rooms that are undefined, true and 1.5, too": (
+        '{"type":3,"data":{"packet":{"type":2,"data":["news"]},'
+        '"opts":{"rooms":[null,"r1",true,"r2"],"except":[1.5,"s1"],"flags":{}}},' + TAIL,
+        Broadcast(**HEAD, data=plain('["news"]'), target=TARGET),
+    ),
     "SOCKETS_JOIN": ('{"type":4,"data":{' + OPTS + ',"rooms":["x","y"]},' + TAIL, JOIN),
+    "SOCKETS_JOIN of a room that is undefined": (
+        '{"type":4,"data":{' + OPTS + ',"rooms":[null]},' + TAIL,
+        SocketsJoin(**HEAD, target=TARGET, rooms=()),
+    ),
     "SOCKETS_LEAVE": ('{"type":5,"data":{' + OPTS + ',"rooms":["x"]},' + TAIL, LEAVE),
     "DISCONNECT_SOCKETS": ('{"type":6,"data":{' + OPTS + ',"close":true},' + TAIL, DISCONNECT),
     "FETCH_SOCKETS": (
@@ -103,6 +112,13 @@ FROM_NODE: dict[str, tuple[str, Message]] = {
         '{"type":8,"data":{"requestId":"fedcba9876543210","sockets":[{"id":"AbC","handshake":'
         + HANDSHAKE
         + ',"rooms":["AbC","r1"],"data":{"user":7,"when":"2025-11-22T20:31:34.322Z"}}]},'
+        + TAIL,
+        FETCHED,
+    ),
+    "FETCH_SOCKETS_RESPONSE with a room that is undefined": (
+        '{"type":8,"data":{"requestId":"fedcba9876543210","sockets":[{"id":"AbC","handshake":'
+        + HANDSHAKE
+        + ',"rooms":["AbC",null,"r1"],"data":{"user":7,"when":"2025-11-22T20:31:34.322Z"}}]},'
         + TAIL,
         FETCHED,
     ),
@@ -175,6 +191,32 @@ PACKED: dict[str, tuple[str, Message]] = {
                 (b"ab", b"\x00\xff"),
             ),
             target=TARGET,
+        ),
+    ),
+    "BROADCAST of half an emoji, with binary data that looks like it": (
+        (
+            "84a47479706503a46461746182a67061636b657482a47479706502a46461746193a3736179a3eda0bdc403eda0"
+            "bda46f70747383a5726f6f6d7392a27231a27232a665786365707491a27331a5666c61677380a3756964b03031"
+            "3233343536373839616263646566a36e7370a12f"
+        ),
+        Broadcast(
+            **HEAD,
+            data=Data(
+                '["say","\ufffd",{"_placeholder":true,"num":0}]'.encode(), (b"\xed\xa0\xbd",)
+            ),
+            target=TARGET,
+        ),
+    ),
+    "BROADCAST to rooms that are undefined and 1.5, too": (
+        (
+            "84a47479706503a46461746182a67061636b657482a47479706502a46461746192a46e657773c40161a46f7074"
+            "7383a5726f6f6d7393a27231c0cb3ff8000000000000a665786365707492c0a27331a5666c61677380a3756964"
+            "b030313233343536373839616263646566a36e7370a12f"
+        ),
+        Broadcast(
+            **HEAD,
+            data=Data(b'["news",{"_placeholder":true,"num":0}]', (b"a",)),
+            target=Target(("r1",), ("s1",)),
         ),
     ),
     "BROADCAST whose requestId is undefined": (
@@ -301,6 +343,16 @@ def test_an_attachment_of_nodes_is_read(name: str) -> None:
     assert attached == Attached(sender=message.sender, namespace="/", attachment_id=42)
     assert isinstance(attached, Attached)
     assert WIRE.decode_body(attached, bytes.fromhex(body)) == message
+
+
+def test_an_event_for_a_room_that_is_undefined_is_for_nobody() -> None:
+    payload = '{"type":3,"data":{"packet":{"data":["e"]},"opts":{"rooms":[null]}},' + TAIL
+    message = WIRE.decode("/", payload.encode())
+    assert isinstance(message, Broadcast)
+    # it must not become one for everyone
+    (room,) = message.target.rooms
+    assert isinstance(room, str)
+    assert len(room) == 32
 
 
 def test_the_namespace_is_the_channels_whatever_the_payload_says() -> None:
