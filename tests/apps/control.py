@@ -138,7 +138,7 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {key: plain(item) for key, item in vars(value).items()}
     if isinstance(value, set | frozenset):
-        return sorted(value)
+        return sorted(value, key=str)
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value

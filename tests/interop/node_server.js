@@ -60,21 +60,36 @@ for (const namespace of [io.of("/"), io.of("/chat")]) {
   );
 }
 
-function target({ namespace = "/", to = [], except_rooms: except = [], local, timeout }) {
-  let operator = io.of(namespace);
-  for (const room of to) operator = operator.to(room);
-  for (const room of except) operator = operator.except(room);
+// clients bring these namespaces into being
+const dynamic = io.of(/^\/room-/);
+
+// with `from`: as that socket says it, to all but itself
+function target({ namespace = "/", from, local, timeout, ...where }) {
+  const nsp = io.of(namespace);
+  let operator = narrowed(from ? nsp.sockets.get(from).broadcast : nsp, where);
   if (local) operator = operator.local;
   if (timeout) operator = operator.timeout(timeout * 1000);
   return operator;
 }
 
-function emitterTarget({ namespace = "/", to = [], except_rooms: except = [] }) {
+function emitterTarget({ namespace = "/", ...where }) {
   // not emitter.of(): that one forgets the prefix
-  let operator = new Emitter(pool, namespace, { channelPrefix: prefix });
+  return narrowed(new Emitter(pool, namespace, { channelPrefix: prefix }), where);
+}
+
+function narrowed(operator, { to = [], except_rooms: except = [], volatile, compress }) {
   for (const room of to) operator = operator.to(room);
   for (const room of except) operator = operator.except(room);
+  if (volatile) operator = operator.volatile;
+  if (compress !== undefined) operator = operator.compress(compress);
   return operator;
+}
+
+class Point {
+  x = 1;
+  toJSON() {
+    return { point: this.x };
+  }
 }
 
 const describe = ({ id, rooms, data, handshake }) => ({ id, rooms: [...rooms], data, handshake });
@@ -87,6 +102,23 @@ const commands = {
   // all at once, as a program does
   async emit_burst({ events }) {
     for (const args of events) io.emit(...args);
+    await sent();
+  },
+  // what only JavaScript has
+  async emit_values({ args }) {
+    const values = [new Date(0), new Date(NaN), undefined, NaN, -Infinity, -0, [, 1]];
+    const objects = [{ a: undefined, b: 1 }, new Map([[1, 2]]), new Set([1]), new Point()];
+    io.emit("values", ...values, ...objects, "half \ud83d", "\ude00", ...args);
+    await sent();
+  },
+  async emit_views() {
+    const { buffer } = new Uint8Array([1, 2, 3, 4, 5, 6, 7, 8]);
+    const views = [new Uint16Array(buffer, 2, 2), new DataView(buffer, 6), new Float64Array(1)];
+    io.emit("views", buffer, { views });
+    await sent();
+  },
+  async emit_to_dynamic({ args }) {
+    dynamic.emit(...args);
     await sent();
   },
   emit_with_ack: ({ args, ...where }) => target(where).emitWithAck(...args),

@@ -84,7 +84,7 @@ class Server(ABC):
     async def server_side_call(self, event: str, *args: Any, namespace: str = "/") -> list[Any]: ...
 
     @abstractmethod
-    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
+    async def join(self, sid: str, room: Any, namespace: str = "/") -> None:
         """Let a client of this server enter a room."""
 
     @abstractmethod
@@ -155,7 +155,7 @@ class PythonServer(Server):
         )
         return answers
 
-    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
+    async def join(self, sid: str, room: Any, namespace: str = "/") -> None:
         await self.server("enter_room", sid, room, namespace=namespace)
 
     async def set_data(self, sid: str, data: Any) -> None:
@@ -226,7 +226,7 @@ class NodeServer(Server):
 
     async def fetch_sockets(self, **where: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self.run("fetch_sockets", **where)
-        return [{**socket, "rooms": sorted(socket["rooms"])} for socket in found]
+        return [{**socket, "rooms": unordered(socket["rooms"])} for socket in found]
 
     async def sockets_join(self, rooms: list[str], **where: Any) -> None:
         await self.run("sockets_join", rooms=rooms, **where)
@@ -246,7 +246,7 @@ class NodeServer(Server):
         )
         return answers
 
-    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
+    async def join(self, sid: str, room: Any, namespace: str = "/") -> None:
         await self.run("join", sid=sid, room=room, namespace=namespace)
 
     async def set_data(self, sid: str, data: Any) -> None:
@@ -422,7 +422,7 @@ class Cluster:
                         clients.append(Client(server, raw, {}))
                         tasks.start_soon(open_, clients[-1], wanted)
             yield clients
-        await until(self._is_empty)
+        await until(partial(self._is_empty, *wanted))
 
     async def _open_python(self, client: Client, namespaces: tuple[str, ...]) -> None:
         raw = client.raw
@@ -449,8 +449,11 @@ class Cluster:
         for namespace in namespaces:
             client.sids[namespace] = await raw.connected(namespace)
 
-    async def _is_empty(self) -> bool:
-        return not await self.node.ids() and not await self.node.ids(namespace="/chat")
+    async def _is_empty(self, *namespaces: str) -> bool:
+        for namespace in namespaces:
+            if await self.node.ids(namespace=namespace):
+                return False
+        return True
 
     @asynccontextmanager
     async def joined(self, style: str) -> AsyncIterator[Server]:
@@ -466,6 +469,13 @@ class Cluster:
             await until(all_four.acquainted)
             yield server
         await until(self.acquainted)
+
+    async def see_all(self, namespace: str, clients: list[Client]) -> bool:
+        """Tell whether each server sees all the clients in a namespace."""
+        expected = sids(clients, namespace)
+        return all(
+            [await server.ids(namespace=namespace) == expected for server in self.servers.values()]
+        )
 
     async def acquainted(self) -> bool:
         """Tell whether each server knows all the others in each namespace."""
@@ -795,6 +805,357 @@ async def test_a_node_server_counts_once(cluster: Cluster, ours: PythonServer) -
     # it has another uid in each namespace, and ours has one
     assert await cluster.node.uid("/") != await cluster.node.uid("/chat")
     assert (await ours.manager("stats"))["nodes"] == 2
+
+
+async def test_events_to_those_who_are_in_several_rooms(cluster: Cluster, sender: Server) -> None:
+    async with cluster.clients() as clients:
+        for n, client in enumerate(clients):
+            for room in ("one", "two", "three")[: n % 3 + 1]:
+                await client.server.join(client.sid, room)
+        rooms = ["one", "two", "three", "nowhere"]
+        # of what comes with binary data or is large, only the notification is read by all
+        for data in ("text", b"\0binary", "x" * 120_000):
+            await sender.emit("rooms", data, to=rooms)
+            await sender.emit("some", data, to=["two", "three"], except_rooms=["three"])
+            await sender.emit("one", data, to=["three", "nowhere"])
+            await sender.emit("none", data, to=["nowhere"])
+        await sender.emit("last")
+        for n, client in enumerate(clients):
+            names = ["rooms", *[[], ["some"], ["one"]][n % 3]]
+            data = ["text", b"\0binary", "x" * 120_000]
+            expected = [*([name, item] for item in data for name in names), ["last"]]
+            await client.has(expected, ordered=client.server is not cluster.node)
+
+
+ROOMS = [
+    *(
+        "",
+        " ",
+        "'\";-- \\",
+        "\r\n\t",
+        "\0",
+        "\x7f\x80",
+        "\ufeff",
+        "\u2028",
+        "\U0001f600",
+        "#/",
+        ",",
+    ),
+    *("h\xe4", "ha\u0308", "R", "r", "%s %(x)s $1 {x}", "null", "__proto__", "constructor", "*"),
+    *("5", "x" * 9_000, "\U0001f600" * 400),
+]
+
+
+async def test_rooms_with_special_names(cluster: Cluster, sender: Server) -> None:
+    async with cluster.clients() as clients:
+        for n, room in enumerate(ROOMS):
+            for client in (clients[n % 6], clients[(n + 1) % 6]):
+                await client.server.join(client.sid, room)
+        expected: dict[str, list[list[Any]]] = {client.sid: [] for client in clients}
+        for n, room in enumerate(ROOMS):
+            event = ["to", n] if n % 2 else ["to", n, b"binary"]
+            await sender.emit(*event, to=[room])
+            await sender.emit("but", n, to=[room], except_rooms=[ROOMS[n - 1]])
+            inside = [clients[n % 6], clients[(n + 1) % 6]]
+            for client in inside:
+                expected[client.sid].append(event)
+            before = [clients[(n - 1) % len(ROOMS) % 6], clients[((n - 1) % len(ROOMS) + 1) % 6]]
+            for client in inside:
+                if client not in before:
+                    expected[client.sid].append(["but", n])
+            assert await sender.ids(to=[room]) == sids(inside)
+        for client in clients:
+            await client.has(
+                expected[client.sid], ordered=cluster.node not in (sender, client.server)
+            )
+        # what does not fit in a notification, Node does in any order
+        short = [room for room in ROOMS if len(room) < 100]
+        await sender.sockets_leave(short)
+        assert await sender.ids(to=short) == []
+        await sender.sockets_join(short, to=[clients[0].sid, clients[4].sid])
+        for room in short:
+            assert await sender.ids(to=[room]) == sids([clients[0], clients[4]])
+        for client in (clients[0], clients[4]):
+            found = await client.server.fetch_sockets(to=[client.sid], local=True)
+            assert {client.sid, *short} <= set(found[0]["rooms"])
+
+
+async def test_rooms_that_are_numbers(cluster: Cluster, sender: Server) -> None:
+    # a number is another room than its digits, for Node as for us
+    numbers = [0, 5, -7, 2**40]
+    async with cluster.clients() as clients:
+        inside, outside = clients[:4], clients[4:]
+        for client in clients:
+            for number in numbers:
+                room = number if client in inside else str(number)
+                await client.server.join(client.sid, room)
+        for data in ("text", b"binary"):
+            for number in numbers:
+                await sender.emit("to", number, data, to=[number])
+                await sender.emit("but", number, data, except_rooms=[str(number), "other"])
+        expected = [
+            [name, number, data]
+            for data in ("text", b"binary")
+            for number in numbers
+            for name in ("to", "but")
+        ]
+        await sender.emit("last", 1)
+        for client in clients:
+            events = expected if client in inside else []
+            await client.has([*events, ["last", 1]], ordered=False)
+        assert await sender.ids(to=[5]) == sids(inside)
+        assert await sender.ids(to=["5"]) == sids(outside)
+        assert await sender.emit_with_ack("ask", to=[5], except_rooms=["5"]) == [None] * 4
+        for socket in await sender.fetch_sockets(to=[0]):
+            assert socket["rooms"] == unordered([socket["id"], *numbers])
+        await sender.sockets_leave(numbers)
+        await sender.sockets_join([9], to=["5"])
+        assert await sender.ids(to=numbers) == []
+        assert await sender.ids(to=[9]) == sids(outside)
+
+
+async def test_rooms_that_only_javascript_has(cluster: Cluster) -> None:
+    # such as a key that is missing: the other servers get it as null
+    strange = [None, 1.5, True]
+    async with cluster.clients() as clients:
+        theirs = [client for client in clients if client.server is cluster.node]
+        for client in theirs:
+            for room in ("r", *strange):
+                await cluster.node.join(client.sid, room)
+        for name in OURS:
+            ours = cluster.ours(name)
+            assert await ours.ids() == sids(clients)
+            assert await ours.manager("clients", "r") == sids(theirs)
+            rooms = await ours.manager("client_rooms", theirs[0].sid)
+            assert {theirs[0].sid, "r"} <= set(rooms)
+            assert {theirs[0].sid, "r"} <= set(await ours.manager("all_rooms"))
+            await ours.sockets_join(["s"], to=["r"])
+        await cluster.node.emit("to nobody else", to=[None])
+        await cluster.node.emit("to nobody else", to=[1.5, True])
+        for client in clients:
+            await client.server.join(client.sid, "t")
+        await cluster.node.emit("all", to=[None, "t"], except_rooms=[2.5, False])
+        for client in clients:
+            nobody = [["to nobody else"]] * 2 if client in theirs else []
+            await client.has([*nobody, ["all"]], ordered=False)
+
+
+async def test_rooms_named_after_another_socket(cluster: Cluster, sender: Server) -> None:
+    async with cluster.clients() as clients:
+        mine = next(client for client in clients if client.server is sender)
+        other = next(client for client in clients if client.server is not sender)
+        if sender is cluster.node:
+            # it lets every socket into the room of another. Ours keep those rooms for their owners,
+            # as python-socketio does, where they know the owner
+            await sender.sockets_join([other.sid])
+            theirs = [client for client in clients if client.server is not other.server]
+            assert await sender.ids(to=[other.sid]) == sids([*theirs, other])
+            return
+        with pytest.raises(RemoteError, match="cannot enter a sid room"):
+            await sender.sockets_join([mine.sid])
+        assert await sender.ids(to=[mine.sid]) == [mine.sid]
+
+
+async def test_events_with_nodes_flags(cluster: Cluster) -> None:
+    async with cluster.clients() as clients:
+        for client in clients[:3]:
+            client.raw.answers["ask"] = "answer"
+        flags: list[dict[str, Any]] = [
+            {"volatile": True},
+            {"compress": False},
+            {"timeout": 5},
+            {"volatile": True, "compress": True, "timeout": 0.001},
+        ]
+        events: list[list[Any]] = []
+        for n, options in enumerate(flags):
+            for data in ("text", b"binary", "x" * 9_000):
+                events.append(["event", n, data])
+                await cluster.node.emit(*events[-1], **options)
+            where: dict[str, Any] = {**options, "timeout": TIMEOUT}
+            came = await cluster.node.emit_with_ack("ask", "answer", **where)
+            assert came == ["answer"] * 6
+            events.append(["ask", "answer"])
+            assert await cluster.node.ids(**where) == sids(clients)
+        for client in clients:
+            await client.has(events, ordered=False)
+
+
+async def test_nodes_local_operations_stay_there(cluster: Cluster) -> None:
+    async with cluster.clients() as clients:
+        theirs = [client for client in clients if client.server is cluster.node]
+        mine = [client for client in clients if client not in theirs]
+        await cluster.node.sockets_join(["r"], local=True)
+        assert await cluster["trio"].ids(to=["r"]) == sids(theirs)
+        await cluster["trio"].sockets_join(["r"])
+        assert await cluster["trio"].ids(to=["r"]) == sids(clients)
+        await cluster.node.sockets_leave(["r"], local=True)
+        assert await cluster["trio"].ids(to=["r"]) == sids(mine)
+        theirs[0].raw.answers["ask"] = "answer"
+        # it waits for the other servers all the same
+        with pytest.raises(RemoteError, match="operation has timed out") as caught:
+            await cluster.node.emit_with_ack("ask", "answer", local=True, timeout=0.2)
+        assert caught.value.partial == ["answer"] * 2
+        await cluster.node.disconnect_sockets(False, local=True)
+        for client in theirs:
+            await eventually(client.gone)
+        assert await cluster["stock"].ids() == sids(mine)
+        await cluster.node.emit("last")
+        for client in mine:
+            await client.has([["last"]])
+
+
+async def test_a_socket_of_node_speaks_to_the_others(cluster: Cluster) -> None:
+    async with cluster.clients() as clients:
+        for client in clients[:3]:
+            client.raw.answers["ask"] = "answer"
+        speaker = next(client for client in clients if client.server is cluster.node)
+        rest = [client for client in clients if client is not speaker]
+        for client in clients:
+            await client.server.join(client.sid, "r")
+        for client in clients[:2]:
+            await client.server.join(client.sid, "s")
+        speak = partial(cluster.node.emit, **{"from": speaker.sid})
+        await speak("broadcast")
+        await speak("binary", b"1", to=["r"])
+        await speak("except", to=["r", "s"], except_rooms=["s"])
+        await speak("volatile", volatile=True, compress=False)
+        came = await cluster.node.emit_with_ack("ask", "answer", **{"from": speaker.sid})
+        assert came == ["answer"] * 5
+        # as a handler of ours does
+        ours = cluster.ours("trio")
+        mine = next(client for client in clients if client.server is ours)
+        await ours.server("emit", "skip", skip_sid=mine.sid, room="r")
+        for client in rest:
+            events = [["broadcast"], ["binary", b"1"], ["volatile"], ["ask", "answer"]]
+            if client not in clients[:2]:
+                events.append(["except"])
+            if client is not mine:
+                events.append(["skip"])
+            await client.has(events, ordered=False)
+        await speaker.has([["skip"]])
+
+
+async def test_values_that_only_javascript_has(cluster: Cluster) -> None:
+    async with cluster.clients() as clients:
+        for args in ([], ["x" * 9_000], [b"binary"]):
+            await cluster.node.run("emit_values", args=args)
+        await cluster.node.run("emit_views")
+        await cluster.node.emit("last")
+        epoch = "1970-01-01T00:00:00.000Z"
+        values = [None, None, None, 0, [None, 1]]
+        plain = ["values", epoch, None, *values, {"b": 1}, {}, {}, {"point": 1}]
+        # Node's package writes other values to the table than to a notification
+        packed = ["values", epoch, epoch, *values, {"a": None, "b": 1}, {}, {}, {"x": 1}]
+        buffer = bytes(range(1, 9))
+        views = {"views": [buffer[2:6], buffer[6:], bytes(8)]}
+        for client in clients:
+            large = plain if client.server is cluster.node else packed
+            # halves of a character are no Unicode: ours passes them on as a WebSocket would
+            here = client.server is cluster.node
+            half = ["half " + chr(0xD83D), chr(0xDE00)] if here else ["half \ufffd", "\ufffd"]
+            expected = [
+                [*plain, *half],
+                [*large, *half, "x" * 9_000],
+                [*large, *half, b"binary"],
+                # an ArrayBuffer it forgets
+                ["views", buffer if here else {}, views],
+                ["last"],
+            ]
+            await client.has(expected, ordered=False)
+
+
+@pytest.mark.parametrize("namespace", ["/room-1", "/room-\xe4 '\U0001f600"])
+async def test_dynamic_namespaces(cluster: Cluster, sender: Server, namespace: str) -> None:
+    async with cluster.clients("/", namespace) as clients:
+        # it exists since the first client came
+        await until(partial(cluster.see_all, namespace, clients))
+        here = [client.sids[namespace] for client in clients]
+        for client in clients[1:5]:
+            await client.server.join(client.sids[namespace], "r", namespace)
+        events: list[list[Any]] = [["text"], ["binary", b"1"], ["large", "x" * 120_000]]
+        for event in events:
+            await sender.emit(*event, namespace=namespace)
+        await sender.emit("room", to=["r"], except_rooms=[here[4]], namespace=namespace)
+        await sender.emit("elsewhere", namespace=namespace + "0")
+        came = await sender.emit_with_ack("ask", to=["r", here[0]], namespace=namespace)
+        assert came == [None] * 5
+        for n, client in enumerate(clients):
+            room = [["room"]] if 1 <= n < 4 else []
+            asked = [["ask"]] if n < 5 else []
+            await client.has([*events, *room, *asked], namespace, ordered=False)
+            assert client.events() == []
+        await sender.sockets_join(["s"], to=["r"], namespace=namespace)
+        assert await sender.ids(to=["s"], namespace=namespace) == sorted(here[1:5])
+        await sender.disconnect_sockets(False, to=["s"], namespace=namespace)
+        for client in clients[1:5]:
+            await eventually(lambda client=client: client.gone(namespace))
+        assert await sender.ids(namespace=namespace) == sorted([here[0], here[5]])
+        assert await sender.ids() == sids(clients)
+
+
+async def test_nodes_parent_namespaces(cluster: Cluster) -> None:
+    namespaces = ("/room-2", "/room-3")
+    async with cluster.clients("/", *namespaces) as clients:
+        for namespace in namespaces:
+            await until(partial(cluster.see_all, namespace, clients))
+        await cluster.node.run("emit_to_dynamic", args=["to each", b"1"])
+        await cluster.node.emit("last")
+        for client in clients:
+            for namespace in namespaces:
+                await client.has([["to each", b"1"]], namespace)
+            await client.has([["last"]])
+
+
+async def test_acknowledgements_of_rooms(cluster: Cluster, sender: Server) -> None:
+    async with cluster.clients("/", "/chat") as clients:
+        for n, client in enumerate(clients):
+            for room in ("one", "two", "three")[: n % 3 + 1]:
+                await client.server.join(client.sids["/chat"], room, "/chat")
+        results: dict[tuple[str, ...], Any] = {}
+
+        async def ask_rooms(*rooms: str) -> None:
+            results[rooms] = await sender.emit_with_ack(
+                "ask", *rooms, to=list(rooms), except_rooms=["three"], namespace="/chat"
+            )
+
+        # at the same time
+        async with anyio.create_task_group() as tasks:
+            for rooms in (["one"], ["one", "two", "three"], ["two"], ["three"]):
+                tasks.start_soon(ask_rooms, *rooms)
+        officials = [client for n, client in enumerate(clients) if n % 3 < 2][2:]
+        assert len(officials) == 2
+        # the official clients answer with the question, whose first value Node passes on
+        assert [len(results[tuple(r)]) for r in (["one"], ["two"], ["three"])] == [4, 2, 0]
+        assert unordered(results["one",]) == unordered([None] * 2 + ["one"] * 2)
+        assert unordered(results["two",]) == unordered([None, "two"])
+        answers = [
+            a if a is None or isinstance(a, str) else a[0] for a in results["one", "two", "three"]
+        ]
+        assert unordered(answers) == unordered([None] * 2 + ["one"] * 2)
+        assert all(client.events() == [] for client in clients)
+
+
+async def test_a_client_leaves_without_its_acknowledgement(
+    cluster: Cluster, sender: Server
+) -> None:
+    async with cluster.clients() as clients:
+        clients[0].silence()
+        clients[1].silence()
+        results: dict[str, Any] = {}
+        asked = sids([clients[0], clients[1], *clients[4:]])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(
+                partial(
+                    ask, results, sender, "emit_with_ack", "ask", "official", to=asked, timeout=0.5
+                )
+            )
+            for client in clients[:2]:
+                await eventually(lambda client=client: client.events())
+                await client.server.disconnect_sockets(False, to=[client.sid])
+        # nobody says that an answer will never come: the others' are kept
+        message, partial_answers = results[f"{sender.name} emit_with_ack"]
+        assert "timed out" in message or "RequestTimeoutError" in message
+        assert partial_answers == ["official"] * 2
 
 
 async def test_custom_requests_are_not_for_node(cluster: Cluster, ours: PythonServer) -> None:
