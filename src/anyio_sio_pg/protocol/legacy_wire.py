@@ -18,7 +18,7 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct
 
 from ..errors import ProtocolError
 from .chunks import START, Chunks, Incomplete, payloads
@@ -260,7 +260,7 @@ def _extension(raw: Raw, code: int, content: memoryview) -> Any:
         # an ext 8 header, where Date and undefined have a fixext
         if len(data) in (1, 8) and b"\xc7%c\x00%s" % (len(data), data) not in bytes(raw):
             if len(data) == 1:
-                return None
+                return UNSET
             try:
                 return _EPOCH + datetime.timedelta(milliseconds=int.from_bytes(data, signed=True))
             except OverflowError:
@@ -269,11 +269,22 @@ def _extension(raw: Raw, code: int, content: memoryview) -> Any:
     return None
 
 
+_UNDEFINED = b"\xd4\x00\x00"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def _event_from_msgpack(raw: Raw) -> Any:
-    return msgspec.msgpack.decode(raw, ext_hook=partial(_extension, raw))
+    tree = msgspec.msgpack.decode(raw, ext_hook=partial(_extension, raw))
+    return _defined(tree) if _UNDEFINED in bytes(raw) else tree
+
+
+def _defined(value: Any) -> Any:
+    """Treat undefined as JSON.stringify does: it leaves a key out, and an item is null."""
+    if isinstance(value, dict):
+        return {key: _defined(item) for key, item in value.items() if item is not UNSET}
+    if isinstance(value, list):
+        return [None if item is UNSET else _defined(item) for item in value]
+    return value
 
 
 def _nothing(_code: int, _data: memoryview) -> None:
