@@ -13,8 +13,8 @@ import base64
 import binascii
 import datetime
 import json
+import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -253,29 +253,43 @@ def _uid(message: Message) -> str:
 # Reading
 
 
-def _extension(raw: Raw, code: int, content: memoryview) -> Any:
-    """Read what notepack.io makes of a Date, of undefined and of an ArrayBuffer: all are type 0."""
-    data = bytes(content)
-    if code == 0:
+class _Extensions:
+    """What notepack.io makes of a Date, of undefined and of an ArrayBuffer: all are of type 0."""
+
+    def __init__(self, text: bytes):
+        self._text = text
+        self._buffers: frozenset[bytes] | None = None
+
+    def read(self, code: int, content: memoryview) -> Any:
+        if code != 0:
+            return None
+        data = bytes(content)
+        if len(data) not in (1, 8) or self._is_buffer(data):
+            return data
+        if len(data) == 1:
+            return UNSET
+        try:
+            return _EPOCH + datetime.timedelta(milliseconds=int.from_bytes(data, signed=True))
+        except OverflowError:
+            return None
+
+    def _is_buffer(self, data: bytes) -> bool:
         # an ext 8 header, where Date and undefined have a fixext
-        if len(data) in (1, 8) and b"\xc7%c\x00%s" % (len(data), data) not in bytes(raw):
-            if len(data) == 1:
-                return UNSET
-            try:
-                return _EPOCH + datetime.timedelta(milliseconds=int.from_bytes(data, signed=True))
-            except OverflowError:
-                return None
-        return data
-    return None
+        if self._buffers is None:
+            found = _SMALL_BUFFER.findall(self._text)
+            self._buffers = frozenset(one or eight for one, eight in found)
+        return data in self._buffers
 
 
+_SMALL_BUFFER = re.compile(rb"(?=\xc7(?:\x01\x00(.)|\x08\x00(.{8})))", re.DOTALL)
 _UNDEFINED = b"\xd4\x00\x00"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def _event_from_msgpack(raw: Raw) -> Any:
-    tree = msgspec.msgpack.decode(raw, ext_hook=partial(_extension, raw))
-    return _defined(tree) if _UNDEFINED in bytes(raw) else tree
+    text = bytes(raw)
+    tree = msgspec.msgpack.decode(text, ext_hook=_Extensions(text).read)
+    return _defined(tree) if _UNDEFINED in text else tree
 
 
 def _defined(value: Any) -> Any:
