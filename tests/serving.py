@@ -18,6 +18,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 HOST = "127.0.0.1"
 STOP_TIMEOUT = 20.0
+GRACEFUL_TIMEOUT = 3
+"""Seconds for which the ASGI servers wait for open connections at their end."""
+KEEP_ALIVE_TIMEOUT = 5
+"""Seconds after which they close an idle connection; what all of them do by default."""
 
 AppFactory = Callable[[], AbstractAsyncContextManager[Any]]
 """Makes an async context manager (such as a server's block) that yields an ASGI app."""
@@ -101,14 +105,22 @@ async def served(kind: Kind, make_app: AppFactory, listener: socket.socket) -> A
                 await stopped.wait()
 
 
-async def _uvicorn(app: Any, listener: socket.socket, stop: anyio.Event) -> None:
+async def _uvicorn(
+    app: Any,
+    listener: socket.socket,
+    stop: anyio.Event,
+    *,
+    graceful_timeout: int = GRACEFUL_TIMEOUT,
+    keep_alive_timeout: int = KEEP_ALIVE_TIMEOUT,
+) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             log_level="warning",
             lifespan="off",
             ws="websockets-sansio",
-            timeout_graceful_shutdown=3,
+            timeout_graceful_shutdown=graceful_timeout,
+            timeout_keep_alive=keep_alive_timeout,
         )
     )
     async with anyio.create_task_group() as tasks:
@@ -121,31 +133,41 @@ async def _uvicorn(app: Any, listener: socket.socket, stop: anyio.Event) -> None
         await server.serve(sockets=[listener])
 
 
-def _config(kind: type, listener: socket.socket) -> Any:
+def _config(
+    kind: type,
+    listener: socket.socket,
+    graceful_timeout: int = GRACEFUL_TIMEOUT,
+    keep_alive_timeout: int = KEEP_ALIVE_TIMEOUT,
+) -> Any:
     config = kind()
     # it closes the descriptor
     config.bind = [f"fd://{listener.dup().detach()}"]
     config.loglevel = "WARNING"
-    config.graceful_timeout = 3
+    config.graceful_timeout = graceful_timeout
+    config.keep_alive_timeout = keep_alive_timeout
     return config
 
 
-async def _hypercorn_asyncio(app: Any, listener: socket.socket, stop: anyio.Event) -> None:
-    config = _config(hypercorn.config.Config, listener)
+async def _hypercorn_asyncio(
+    app: Any, listener: socket.socket, stop: anyio.Event, **timeouts: int
+) -> None:
+    config = _config(hypercorn.config.Config, listener, **timeouts)
     await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)
 
 
-async def _hypercorn_trio(app: Any, listener: socket.socket, stop: anyio.Event) -> None:
-    config = _config(hypercorn.config.Config, listener)
+async def _hypercorn_trio(
+    app: Any, listener: socket.socket, stop: anyio.Event, **timeouts: int
+) -> None:
+    config = _config(hypercorn.config.Config, listener, **timeouts)
     await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait)
 
 
-async def _anycorn(app: Any, listener: socket.socket, stop: anyio.Event) -> None:
-    config = _config(anycorn.Config, listener)
+async def _anycorn(app: Any, listener: socket.socket, stop: anyio.Event, **timeouts: int) -> None:
+    config = _config(anycorn.Config, listener, **timeouts)
     await anycorn.serve(app, config, shutdown_trigger=stop.wait)
 
 
-SERVERS: dict[tuple[str, str], Callable[[Any, socket.socket, anyio.Event], Any]] = {
+SERVERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("uvicorn", "asyncio"): _uvicorn,
     ("hypercorn", "asyncio"): _hypercorn_asyncio,
     ("hypercorn", "trio"): _hypercorn_trio,

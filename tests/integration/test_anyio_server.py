@@ -52,6 +52,9 @@ pytestmark = pytest.mark.anyio
 
 TRANSPORTS = ["polling", "websocket"]
 
+BRIEF = 0.1
+"""Seconds that the end waits for clients that poll no more, where that is not what is tested."""
+
 on_each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
 
 
@@ -84,7 +87,7 @@ async def test_events_with_attachments_arrive_whole_and_in_order(transport: str)
         arrived.append(args)
         await anyio.sleep(random.random() / 1_000)
 
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         here.sio.on("many", many)
         client = await here.client(transport)
         await client.join()
@@ -100,7 +103,7 @@ async def test_events_with_attachments_arrive_whole_and_in_order(transport: str)
 
 @on_each_transport
 async def test_emitted_attachments_stay_together_whoever_else_emits(transport: str) -> None:
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         client = await here.client(transport)
         await client.join()
 
@@ -128,7 +131,7 @@ async def test_handlers_begin_in_the_order_of_their_events(transport: str, in_on
         await anyio.sleep(random.random() / 100)
         ended.append(number)
 
-    async with site(async_handlers=True) as here:
+    async with site(async_handlers=True, shutdown_timeout=BRIEF) as here:
         here.sio.on("say", say)
         client = await here.client(transport)
         await client.join()
@@ -153,7 +156,7 @@ async def test_a_namespace_class_gets_its_events_in_order(transport: str) -> Non
             await anyio.sleep(random.random() / 100)
             return -number
 
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         here.sio.register_namespace(Room("/room"))
         client = await here.client(transport)
         await client.join("/room")
@@ -172,7 +175,7 @@ async def test_without_async_handlers_each_waits_for_the_one_before(transport: s
         await anyio.sleep(random.random() / 500)
         log.append(number)
 
-    async with site(async_handlers=False) as here:
+    async with site(async_handlers=False, shutdown_timeout=BRIEF) as here:
         here.sio.on("say", say)
         client = await here.client(transport)
         await client.join()
@@ -222,7 +225,7 @@ CLOSINGS: dict[str, Callable[[Site, Any], Callable[[], Awaitable[Any]]]] = {
 @pytest.mark.parametrize("how", CLOSINGS)
 @pytest.mark.parametrize("transport", ["websocket", "polling", "polling, idle"])
 async def test_a_close_that_is_cancelled_closes_all_the_same(how: str, transport: str) -> None:
-    async with site(shutdown_timeout=0.1) as here:
+    async with site(shutdown_timeout=0.03) as here:
         awaits = 0
         for native in ways():
             for at in range(1, MANY):
@@ -253,7 +256,7 @@ class SlowManager(AnyIOManager):
 
 @pytest.mark.parametrize("manager", [AnyIOManager, SlowManager])
 async def test_a_disconnect_that_is_cancelled_leaves_nobody_in_between(manager: Any) -> None:
-    async with site(client_manager=manager()) as here:
+    async with site(client_manager=manager(), shutdown_timeout=BRIEF) as here:
         awaits = 0
         for transport, native in itertools.product(TRANSPORTS, ways()):
             client = await here.client(transport)
@@ -293,7 +296,7 @@ def sendings(here: Site, sid: str) -> dict[str, Callable[[], Awaitable[Any]]]:
 
 @on_each_transport
 async def test_sending_can_be_cancelled_at_every_await(transport: str) -> None:
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         client = await here.client(transport)
         sid = await client.join()
         awaits: dict[str, int] = {}
@@ -345,7 +348,7 @@ async def test_a_websockets_task_that_is_cancelled_leaves_nothing() -> None:
 
 
 async def test_an_upgrade_that_is_cancelled_leaves_a_session_that_works_or_none() -> None:
-    async with site(shutdown_timeout=0.1) as here:
+    async with site(shutdown_timeout=0.03) as here:
         for native in ways():
             outcomes = set()
             for at in range(1, MANY):
@@ -373,7 +376,7 @@ async def test_an_upgrade_that_is_cancelled_leaves_a_session_that_works_or_none(
 
 
 async def test_a_request_that_is_cancelled_leaves_a_session_that_works_or_none() -> None:
-    async with site(shutdown_timeout=0.1) as here:
+    async with site(shutdown_timeout=0.03) as here:
 
         async def say(sid: str) -> None:
             await anyio.lowlevel.checkpoint()
@@ -556,7 +559,7 @@ async def test_emitting_without_end_lets_others_run() -> None:
 async def test_what_handlers_raise_is_logged_and_harms_nobody(
     transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         acknowledged: list[Any] = []
 
         async def raising(sid: str) -> None:
@@ -614,7 +617,7 @@ async def test_a_client_whose_connect_handler_raises_is_refused(
     def faulty_at_once(sid: str, environ: Any, auth: Any) -> None:
         raise LookupError("connect")
 
-    async with site(always_connect=always_connect) as here:
+    async with site(always_connect=always_connect, shutdown_timeout=BRIEF) as here:
         if style == "class":
             here.sio.register_namespace(Faulty("/faulty"))
         else:
@@ -657,7 +660,7 @@ async def test_a_disconnect_handler_that_raises_keeps_nobody(
         calls.append(reason)
         raise LookupError("disconnect")
 
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         if style == "class":
             here.sio.register_namespace(Faulty("/a"))
         else:
@@ -902,7 +905,7 @@ async def test_a_wall_clock_that_jumps_disconnects_nobody(monkeypatch: pytest.Mo
     jump = 0.0
     wall_clock = time.time
     monkeypatch.setattr(time, "time", lambda: wall_clock() + jump)
-    async with site(ping_interval=0.05, ping_timeout=2) as here:
+    async with site(ping_interval=0.05, ping_timeout=2, shutdown_timeout=BRIEF) as here:
         clients = [await here.client(transport) for transport in TRANSPORTS]
         for client in clients:
             await client.join()
@@ -1157,7 +1160,7 @@ async def test_a_disconnect_handler_still_knows_its_client(transport: str, leave
         "engine": "server disconnect",
         "end": "server disconnect",
     }
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         sio = here.sio
 
         async def disconnect(sid: str, reason: str) -> None:
@@ -1214,7 +1217,7 @@ async def test_a_disconnect_handler_still_knows_its_client(transport: str, leave
 async def test_one_that_leaves_while_it_is_asked_is_let_go_of(
     transport: str, leave: str, always_connect: bool, answer: str
 ) -> None:
-    async with site(always_connect=always_connect, shutdown_timeout=0.2) as here:
+    async with site(always_connect=always_connect, shutdown_timeout=BRIEF) as here:
         release = anyio.Event()
 
         async def connect(sid: str, environ: Any, auth: Any) -> None:
@@ -1356,7 +1359,7 @@ def stock_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_admin_ui_gets_what_it_shows(
     transport: str, mode: str, stock_socket: None
 ) -> None:
-    async with site(ping_interval=0.1) as here:
+    async with site(ping_interval=0.1, shutdown_timeout=BRIEF) as here:
         admin = here.sio.instrument(auth=False, mode=mode, server_stats_interval=0.05)
         here.sio.on("echo", lambda sid, data: data)
         user = await here.client(transport)
@@ -1412,7 +1415,7 @@ async def test_the_same_origin_is_allowed_behind_tls(
     scheme: str, origin: str, allowed: bool
 ) -> None:
     headers = [(b"host", b"example.org"), (b"origin", origin.encode())]
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         if scheme.startswith("http"):
             scope = {"scheme": scheme, "headers": headers}
             assert ((await fetch(http(here.app, scope=scope))).status == 200) is allowed
@@ -1431,7 +1434,7 @@ async def test_a_proxys_headers_tell_the_scheme() -> None:
         (b"x-forwarded-host", b"example.org"),
         (b"origin", b"https://example.org"),
     ]
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         scope = {"scheme": "http", "headers": headers}
         assert (await fetch(http(here.app, scope=scope))).status == 200
         scope["headers"] = [*headers[:-1], (b"origin", b"https://evil.example")]
@@ -1450,7 +1453,7 @@ async def test_a_proxys_headers_tell_the_scheme() -> None:
 async def test_the_environ_has_the_clients_address(
     transport: str, address: Any, shown: tuple[str, str]
 ) -> None:
-    async with site() as here:
+    async with site(shutdown_timeout=BRIEF) as here:
         client = await here.client(transport, client=address)
         sid = await client.join()
         environ = here.sio.get_environ(sid)
@@ -1460,9 +1463,14 @@ async def test_the_environ_has_the_clients_address(
 
 # behind real ASGI servers, in the event loop of the test
 
-SHUTDOWN_TIMEOUT = 2.0
-GRACEFUL_TIMEOUT = 3.0
+SHUTDOWN_TIMEOUT = 1.0
+"""Seconds for which the servers of the tests wait for their clients."""
+CROWD_TIMEOUT = 2.0
+"""The same, where all handlers of 200 clients have to end in it."""
+GRACEFUL_TIMEOUT = 1
 """Seconds for which the ASGI servers of the tests wait for open connections."""
+KEEP_ALIVE_TIMEOUT = 1
+"""Seconds for which hypercorn and anycorn keep what belongs to an idle connection."""
 MARGIN = 2.0
 """Seconds for what is done beside waiting, on a machine that others use too."""
 
@@ -1492,9 +1500,13 @@ def run_served(
     caplog: pytest.LogCaptureFixture,
     *,
     farewell: float = 0.0,
+    timeouts: dict[str, int] | None = None,
     **options: Any,
 ) -> None:
-    """Run a test behind an ASGI server; see that it ends in time and leaves nothing."""
+    """Run a test behind an ASGI server; see that it ends in time and leaves nothing.
+
+    ``timeouts`` are more of the ASGI server's.
+    """
     options = {"shutdown_timeout": SHUTDOWN_TIMEOUT, **options}
     ended_body = 0.0
 
@@ -1520,7 +1532,7 @@ def run_served(
             port = listener.getsockname()[1]
             async with anyio.create_task_group() as group:
                 try:
-                    async with served_until(kind, make_app, listener):
+                    async with served_until(kind, make_app, listener, **(timeouts or {})):
                         with anyio.fail_after(60):
                             await _first_request(port)
                             await body(Served(sios[0], port, group, log))
@@ -1529,7 +1541,8 @@ def run_served(
                 finally:
                     group.cancel_scope.cancel()
                     await close_all()
-        assert took < 3 * SHUTDOWN_TIMEOUT + MARGIN, f"it took {took:.1f} s to end"
+        limit = 3 * options["shutdown_timeout"] + MARGIN
+        assert took < limit, f"it took {took:.1f} s to end"
         assert not sios[0].eio.sockets
         assert not sios[0].environ
         # this task has not been left with a cancellation
@@ -1541,7 +1554,7 @@ def run_served(
 
 @asynccontextmanager
 async def served_until(
-    kind: Kind, make_app: AppFactory, listener: socket.socket
+    kind: Kind, make_app: AppFactory, listener: socket.socket, **timeouts: int
 ) -> AsyncIterator[None]:
     """Serve an app for the block; at its end the ASGI server has to stop in time."""
     stopped = False
@@ -1551,8 +1564,9 @@ async def served_until(
 
         async def run() -> None:
             nonlocal stopped
+            serve = SERVERS[kind.server, kind.backend]
             try:
-                await SERVERS[kind.server, kind.backend](app, listener, stop)
+                await serve(app, listener, stop, graceful_timeout=GRACEFUL_TIMEOUT, **timeouts)
                 stopped = True
             finally:
                 ended.set()
@@ -1577,7 +1591,7 @@ async def _first_request(port: int) -> None:
 
 
 async def no_tasks_but(before: set[Any]) -> None:
-    # hypercorn keeps what belongs to an idle connection for 5 s
+    # what belongs to an idle connection stays for the ASGI server's keep-alive timeout
     with anyio.move_on_after(10):
         while all_tasks() - before:
             await anyio.sleep(0.01)
@@ -1639,7 +1653,8 @@ def test_a_client_that_does_not_read_holds_up_nobody(
         await deaf.wire.close()
         await site.sio.shutdown()
 
-    run_served(kind, body, caplog, ping_interval=0.5, ping_timeout=0.5)
+    # it is not waited for here, neither after its ping timeout nor at the end
+    run_served(kind, body, caplog, ping_interval=0.5, ping_timeout=0.5, shutdown_timeout=0.5)
 
 
 @on_each_kind
@@ -1648,6 +1663,7 @@ def test_a_client_that_does_not_read_holds_up_no_shutdown(
     kind: Kind, wire: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     wires: list[Any] = []
+    timeout = 0.5
 
     async def body(site: Served) -> None:
         deaf = await wire.join(site.port, 4_096)
@@ -1658,12 +1674,12 @@ def test_a_client_that_does_not_read_holds_up_no_shutdown(
         await anyio.sleep(0.1)
         started = anyio.current_time()
         await site.sio.shutdown()
-        assert anyio.current_time() - started < SHUTDOWN_TIMEOUT + MARGIN
+        assert anyio.current_time() - started < timeout + MARGIN
         assert site.disconnected() == [deaf.sid]
         if waits_for_readers(kind):
             await deaf.wire.close()
 
-    run_served(kind, body, caplog)
+    run_served(kind, body, caplog, shutdown_timeout=timeout)
 
 
 def waits_for_readers(kind: Kind) -> bool:
@@ -1709,7 +1725,14 @@ def test_a_client_that_keeps_sending_while_it_is_closed_leaks_nothing(
         if how != "end":
             await no_tasks_but(before)
 
-    run_served(kind, body, caplog, ping_interval=0.3, ping_timeout=0.3)
+    run_served(
+        kind,
+        body,
+        caplog,
+        timeouts={"keep_alive_timeout": KEEP_ALIVE_TIMEOUT},
+        ping_interval=0.3,
+        ping_timeout=0.3,
+    )
 
 
 @on_each_kind
@@ -1754,7 +1777,7 @@ def test_a_refused_post_with_a_large_chunked_body_leaks_nothing(
         await other.wire.close()
         await no_tasks_but(before)
 
-    run_served(kind, body, caplog)
+    run_served(kind, body, caplog, timeouts={"keep_alive_timeout": KEEP_ALIVE_TIMEOUT})
 
 
 async def crowd(site: Served, count: int, deaf: bool) -> list[Any]:
@@ -1791,7 +1814,7 @@ def test_the_end_of_200_clients(kind: Kind, how: str, caplog: pytest.LogCaptureF
         if how == "shutdown":
             started = anyio.current_time()
             await site.sio.shutdown()
-            assert anyio.current_time() - started < SHUTDOWN_TIMEOUT + MARGIN
+            assert anyio.current_time() - started < CROWD_TIMEOUT + MARGIN
             assert sorted(site.disconnected()) == sorted(sids)
             # those that read were told
             for client in clients[1:]:
@@ -1800,7 +1823,7 @@ def test_the_end_of_200_clients(kind: Kind, how: str, caplog: pytest.LogCaptureF
         if waits_for_readers(kind):
             await clients[0].wire.close()
 
-    run_served(kind, body, caplog, farewell=0.1)
+    run_served(kind, body, caplog, farewell=0.1, shutdown_timeout=CROWD_TIMEOUT)
     assert len(set(sids)) == 200
     assert sorted(sites[0].disconnected()) == sorted(sids)
     assert sorted(sites[0].disconnected("disconnect")) == sorted(sids)
@@ -1859,6 +1882,8 @@ def test_the_end_of_200_clients_whose_block_is_cancelled(
 ) -> None:
     log: list[tuple[str, str, str]] = []
     sids: list[str] = []
+    # where no handler ever ends, none has to be given the time
+    timeout = SHUTDOWN_TIMEOUT if farewell == float("inf") else CROWD_TIMEOUT
 
     async def disconnect(sid: str, reason: str) -> None:
         log.append(("disconnect", sid, reason))
@@ -1871,7 +1896,7 @@ def test_the_end_of_200_clients_whose_block_is_cancelled(
             async with anyio.create_task_group() as clients:
                 with anyio.CancelScope() as scope:
                     async with (
-                        AnyIOServer(shutdown_timeout=SHUTDOWN_TIMEOUT) as sio,
+                        AnyIOServer(shutdown_timeout=timeout) as sio,
                         anyio.create_task_group() as tasks,
                     ):
                         sio.on("disconnect", disconnect)
@@ -1887,7 +1912,7 @@ def test_the_end_of_200_clients_whose_block_is_cancelled(
                 took = anyio.current_time() - started
                 clients.cancel_scope.cancel()
                 await close_all()
-        assert took < 3 * SHUTDOWN_TIMEOUT + MARGIN, f"it took {took:.1f} s to end"
+        assert took < 3 * timeout + MARGIN, f"it took {took:.1f} s to end"
         assert not sio.eio.sockets
         await anyio.sleep(0.001)
         if str(kind) == "hypercorn-asyncio":
