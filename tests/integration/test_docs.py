@@ -154,8 +154,8 @@ ADDRESS = r".*[Rr]unning on (http://\S+).*"
 def sessions(uri: str) -> int:
     """Return how many sessions of ours PostgreSQL has."""
     with psycopg.connect(uri) as connection:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'anyio-sio-pg%'"
-        (count,) = connection.execute(query).fetchone() or (0,)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ %s"
+        (count,) = connection.execute(query, ["^(anyio-sio-pg|socket.io-)"]).fetchone() or (0,)
     return int(count)
 
 
@@ -577,6 +577,66 @@ def install(folder: Path, name: str, modules: Path, code: str) -> None:
     port = "\nio.httpServer.once('listening', function () { console.log(this.address().port) });\n"
     (folder / name).write_text(code + port)
     (folder / "node_modules").symlink_to(modules)
+
+
+OLD_CLIENT = """
+const socket = require("socket.io-client")(process.argv[2]);
+socket.on("said", (text) => console.log("heard: " + text));
+socket.emit("join", "lobby", () => console.log("joined"));
+const lines = require("readline").createInterface({ input: process.stdin });
+lines.on("line", (text) => socket.emit("say", "lobby", text));
+lines.on("close", () => process.exit());
+"""
+
+
+async def test_one_cluster_with_the_1x_package(database: EmbeddedPostgres, tmp_path: Path) -> None:
+    install(tmp_path, "node.js", INTEROP / "legacy/node_modules", javascript(MIGRATE, "node.js"))
+    (tmp_path / "client.js").write_text(OLD_CLIENT)
+    (tmp_path / "asgi.py").write_text(block(MIGRATE, "legacy_asgi.py"))
+    requests = block(MIGRATE, "legacy_requests.py")
+    assert "nobody" in await run(tmp_path, requests, database.uri)
+    async with (
+        two_servers(tmp_path, database.uri) as (one, two),
+        program(tmp_path, "node.js", uri=database.uri, PORT="0") as node,
+        program(tmp_path, "client.js", f"http://127.0.0.1:{await node.prints('([0-9]+)')}") as old,
+        client(one) as alice,
+        client(two) as bob,
+    ):
+        await old.prints("joined")
+        for each in (alice, bob):
+            await each.call("join", "lobby")
+        said = []
+        for text in ("from Node", "from Python", "x" * 40_000):
+            if text == "from Node":
+                old.types(text)
+            else:
+                await alice.emit("say", ("lobby", text))
+            said.append(("said", text))
+            await until(lambda: alice.heard == bob.heard == said)
+            await old.prints(f"heard: {text}")
+        output = await run(tmp_path, requests, database.uri)
+        assert output == "in the lobby: 3\nnobody has this id\n"
+        assert "rror" not in node.output
+
+
+async def test_both_wires(database: EmbeddedPostgres, tmp_path: Path) -> None:
+    (tmp_path / "both_wires.py").write_text(block(MIGRATE, "both_wires.py"))
+    command = (*UVICORN, "both_wires:app")
+    async with (
+        program(tmp_path, *command, uri=database.uri, WIRE="legacy") as before,
+        program(tmp_path, *command, uri=database.uri, WIRE="cluster") as after,
+        client(await before.prints(ADDRESS)) as alice,
+        client(await before.prints(ADDRESS)) as bob,
+        client(await after.prints(ADDRESS)) as carol,
+    ):
+        everyone = (alice, bob, carol)
+        for each in everyone:
+            await each.call("join", "lobby")
+        for number, each in enumerate(everyone * 5):
+            await each.emit("say", ("lobby", number))
+            await until(lambda n=number: all(each.heard[-1:] == [("said", n)] for each in everyone))
+        for each in everyone:
+            assert each.heard == [("said", number) for number in range(15)]
 
 
 async def test_beside_a_node_server(database: EmbeddedPostgres, tmp_path: Path) -> None:
