@@ -398,15 +398,8 @@ def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, An
 
     ``issued`` is in seconds since 1970.
     """
-    headers = {
-        key[5:].replace("_", "-").lower(): value
-        for key, value in environ.items()
-        if key.startswith("HTTP_") and isinstance(value, str)
-    }
-    for key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if isinstance(environ.get(key), str):
-            headers[key.replace("_", "-").lower()] = environ[key]
     scope: dict[str, Any] = environ.get("asgi.scope") or {}
+    headers = _headers(environ, scope)
     client: Any = scope.get("client")
     scheme = str(scope.get("scheme") or environ.get("wsgi.url_scheme") or "http")
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
@@ -422,6 +415,26 @@ def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, An
         "query": {key: values[-1] for key, values in query.items()},
         "auth": {} if auth is None else auth,
     }
+
+
+def _headers(environ: dict[str, Any], scope: dict[str, Any]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    raw: Iterable[tuple[bytes, bytes]] | None = scope.get("headers")
+    if raw is not None:
+        # an environment does not tell "_" from "-" in their names
+        for name, value in raw:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            if key in headers:
+                text = headers[key] + ("; " if key == "cookie" else ", ") + text
+            headers[key] = text
+        return headers
+    for key, value in environ.items():
+        if key.startswith("HTTP_") and isinstance(value, str):
+            headers[key[5:].replace("_", "-").lower()] = value
+    for key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if isinstance(environ.get(key), str):
+            headers[key.replace("_", "-").lower()] = environ[key]
+    return headers
 
 
 def _encodable(session: Tree) -> Any:
