@@ -81,9 +81,9 @@ class Hooks:
             filling = "x" * size if number % long_one_in == 0 else ""
             await self.server.emit(event, (number, filling))
 
-    async def emit_same(self, count: int) -> None:
+    async def emit_same(self, count: int, data: Any = "the same") -> None:
         for _ in range(count):
-            await self.server.emit("same", {"always": "the same"})
+            await self.server.emit("same", {"always": data})
 
     async def stall_others(self) -> None:
         """Leave a request pending that only the end of the node ends."""

@@ -158,6 +158,10 @@ const commands = {
     emitterTarget(where)[method](...args);
     await sent();
   },
+  async emitter_burst({ events }) {
+    for (const args of events) emitterTarget({}).emit(...args);
+    await sent();
+  },
   join({ sid, namespace, room }) {
     io.of(namespace).sockets.get(sid).join(room);
   },

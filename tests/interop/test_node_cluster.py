@@ -25,6 +25,7 @@ import anyio.abc
 import psycopg
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
+from multidict import CIMultiDict
 
 from anyio_sio_pg import emit_statement, open_postgres_emitter
 from harness import eventually
@@ -541,6 +542,7 @@ ARGUMENTS: list[list[Any]] = [
 async def test_events_reach_every_client(cluster: Cluster, sender: Server, namespace: str) -> None:
     async with cluster.clients("/", "/chat") as clients:
         events = [[f"event {n}", *args] for n, args in enumerate(ARGUMENTS)]
+        events.append(['\0 "\\ \U0001f600'])
         for event in events:
             await sender.emit(*event, namespace=namespace)
         other = "/" if namespace == "/chat" else "/chat"
@@ -685,6 +687,79 @@ async def test_fetch_sockets(cluster: Cluster, sender: Server) -> None:
             client for client in clients if client is not clients[1]
         )
         assert await sender.ids(to=["nowhere"]) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "auth"),
+    [
+        ("?a=%F0%9F%98%80%20+b&empty=&flag&two=1&two=2&%C3%A4%26=%3D%25", {"a": ["\0\U0001f600"]}),
+        ("?%zz=%FF&__proto__=1&=nothing&;a=1;b=2", {}),
+        ("", None),
+    ],
+)
+async def test_handshakes_are_as_node_shows_them(
+    cluster: Cluster, query: str, auth: dict[str, Any] | None
+) -> None:
+    headers = {"X-Empty": "", "X_Y": "1", "X-Umlaut": "\xe4", "Cookie": "a=1; b=2"}
+    headers |= {"User-Agent": "test", "Content-Type": "text/plain"}
+    twice = [("X-Twice", "1"), ("X-Twice", "2")]
+    shown: dict[tuple[str, str, str], Any] = {}
+    async with AsyncExitStack() as stack:
+        for name, server in cluster.servers.items():
+            client = RealClient()
+            stack.push_async_callback(client.leave)
+            await client.client.connect(
+                server.url + query,
+                headers=CIMultiDict([*headers.items(), *twice, ("Origin", server.url)]),
+                auth=auth,
+                transports=["websocket"],
+                namespaces=["/", "/chat"],
+                wait_timeout=TIMEOUT,
+            )
+            for namespace, sid in client.client.namespaces.items():
+                for asker in NAMES:
+                    (socket,) = await cluster[asker].fetch_sockets(to=[sid], namespace=namespace)
+                    handshake = socket["handshake"]
+                    # what is another for each connection
+                    for key in ("time", "issued"):
+                        assert handshake.pop(key)
+                    for key in ("host", "origin", "sec-websocket-key"):
+                        assert handshake["headers"].pop(key)
+                    handshake["url"] = handshake["url"].replace(handshake["query"].pop("t"), "")
+                    shown[asker, name, namespace] = handshake
+    expected = shown["node", "node", "/"]
+    assert expected["auth"] == (auth or {})
+    assert expected["headers"]["x-twice"] == "1, 2"
+    for handshake in shown.values():
+        assert handshake == expected
+
+
+async def test_numbers_that_javascript_does_not_have(cluster: Cluster, ours: PythonServer) -> None:
+    numbers = [2**53 + 1, 2**64, -(2**70), 10**30]
+    async with cluster.clients() as clients:
+        for args in ([], [b"binary"], ["x" * 9_000]):
+            await ours.emit("numbers", *numbers, *args)
+        for client in clients:
+            await eventually(lambda client=client: len(client.events()) == 3)
+            for name, *came in client.events():
+                assert name == "numbers"
+                # Node and the official client have only floats
+                assert [float(number) for number in came[:4]] == [float(n) for n in numbers]
+
+
+async def test_operations_keep_their_order(cluster: Cluster, ours: PythonServer) -> None:
+    async with cluster.clients() as clients:
+        expected: list[list[Any]] = []
+        for n in range(20):
+            await ours.manager("sockets_join", ["r"])
+            await ours.manager("emit", "in", n, to="r")
+            await ours.manager("sockets_leave", ["r"])
+            await ours.manager("emit", "not in", n, to="r")
+            expected.append(["in", n])
+        await ours.manager("disconnect_sockets", to=clients[0].sid)
+        await ours.manager("emit", "last")
+        for client in clients:
+            await client.has([*expected, *([["last"]] if client is not clients[0] else [])])
 
 
 async def test_nodes_remote_sockets(cluster: Cluster) -> None:
@@ -1234,6 +1309,8 @@ async def test_nodes_emitter(cluster: Cluster) -> None:
         await emit("emitter", method="emit", args=["room"], to=["r", "s"])
         await emit("emitter", method="emit", args=["sid"], to=[first.sid])
         await emit("emitter", method="emit", args=["but"], except_rooms=[first.sid])
+        flags = {"volatile": True, "compress": False}
+        await emit("emitter", method="emit", args=["flags", b"1"], to=["r"], **flags)
         await emit("emitter", method="emit", args=["chat"], namespace="/chat")
         await emit("emitter", method="socketsJoin", args=[["a", "b"]])
         await emit("emitter", method="socketsLeave", args=["b"], to=[first.sid])
@@ -1243,7 +1320,7 @@ async def test_nodes_emitter(cluster: Cluster) -> None:
         for client in mine:
             only = ["sid"] if client is first else ["but"]
             last = [["last"]] if client is not mine[1] else []
-            await client.has([*events, ["room"], only, *last])
+            await client.has([*events, ["room"], only, ["flags", b"1"], *last])
             await client.has([["chat"], ["last"]], "/chat")
         # Node's own adapter drops them: they name their namespace only by their channel
         for client in theirs:
@@ -1345,6 +1422,23 @@ async def test_300_events_arrive_in_order(cluster: Cluster, sender: Server) -> N
             assert [event for event in came if not event[2]] == small
 
 
+async def test_300_events_of_our_emitter_arrive_in_order(cluster: Cluster) -> None:
+    async with (
+        cluster.clients() as clients,
+        open_postgres_emitter(cluster.uri, prefix=cluster.prefix) as emitter,
+    ):
+        expected = [["n", n, "" if n % 7 else "x" * 9_000] for n in range(300)]
+        for name, *args in expected:
+            await emitter.emit(name, tuple(args))
+        for client in clients:
+            if client.server is not cluster.node:
+                await client.has(expected)
+            else:
+                await client.has(expected, ordered=False)
+                small = [event for event in expected if not event[2]]
+                assert [event for event in client.events() if not event[2]] == small
+
+
 async def test_small_events_arrive_in_order_at_node_too(
     cluster: Cluster, ours: PythonServer
 ) -> None:
@@ -1355,17 +1449,44 @@ async def test_small_events_arrive_in_order_at_node_too(
             await client.has(expected)
 
 
-async def test_100_identical_events_arrive_100_times(cluster: Cluster, sender: Server) -> None:
+@pytest.mark.parametrize("data", ["the same", b"the same"], ids=["text", "binary"])
+async def test_100_identical_events_arrive_100_times(
+    cluster: Cluster, sender: Server, data: str | bytes
+) -> None:
     async with cluster.clients() as clients:
-        event = ["same", {"always": "the same"}]
+        event = ["same", {"always": data}]
         if sender is cluster.node:
             await cluster.node.run("emit_burst", events=[event] * 100)
         else:
-            await cluster.ours(sender.name).hooks("emit_same", 100)
-        # all that was sent before has come when this has
+            await cluster.ours(sender.name).hooks("emit_same", 100, data)
+        # all that was sent before has come when this has, but for what Node still reads
         await sender.emit("last")
         for client in clients:
-            await client.has([*[event] * 100, ["last"]])
+            ordered = client.server is not cluster.node or isinstance(data, str)
+            await client.has([*[event] * 100, ["last"]], ordered=ordered)
+
+
+@pytest.mark.parametrize("data", ["the same", b"the same"], ids=["text", "binary"])
+async def test_100_identical_events_of_emitters_arrive_100_times(
+    cluster: Cluster, data: str | bytes
+) -> None:
+    async with (
+        cluster.clients() as clients,
+        open_postgres_emitter(cluster.uri, prefix=cluster.prefix) as emitter,
+    ):
+        for _ in range(100):
+            await emitter.emit("ours", data)
+        await emitter.flush()
+        # one transaction, in which PostgreSQL would take two equal notifications for one
+        with psycopg.connect(cluster.uri) as connection:
+            for _ in range(100):
+                connection.execute(*emit_statement("statement", data, prefix=cluster.prefix))
+        await cluster.node.run("emitter_burst", events=[["node", data]] * 100)
+        ours, statements = [["ours", data]] * 100, [["statement", data]] * 100
+        for client in clients:
+            # as above, those of its own emitter do not reach Node
+            nodes = [] if client.server is cluster.node else [["node", data]] * 100
+            await client.has([*ours, *statements, *nodes], ordered=False)
 
 
 async def ask(
