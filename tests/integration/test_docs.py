@@ -582,9 +582,13 @@ def install(folder: Path, name: str, modules: Path, code: str) -> None:
 OLD_CLIENT = """
 const socket = require("socket.io-client")(process.argv[2]);
 socket.on("said", (text) => console.log("heard: " + text));
+socket.on("connect_error", () => console.log("refused"));
 socket.emit("join", "lobby", () => console.log("joined"));
 const lines = require("readline").createInterface({ input: process.stdin });
-lines.on("line", (text) => socket.emit("say", "lobby", text));
+lines.on("line", (text) => {
+  if (text === "count") socket.emit("count", "lobby", (count) => console.log("here: " + count));
+  else socket.emit("say", "lobby", text);
+});
 lines.on("close", () => process.exit());
 """
 
@@ -616,6 +620,17 @@ async def test_one_cluster_with_the_1x_package(database: EmbeddedPostgres, tmp_p
             await old.prints(f"heard: {text}")
         output = await run(tmp_path, requests, database.uri)
         assert output == "in the lobby: 3\nnobody has this id\n"
+        old.types("count")
+        await old.prints("here: 3")
+        for each in (alice, bob):
+            assert await each.call("count", "lobby") == 3
+        # each kind of server has clients of its own kind
+        async with program(tmp_path, "client.js", one) as old_stray:
+            await old_stray.prints("refused")
+        async with aiohttp.ClientSession() as session:
+            stray = socketio.AsyncClient(reconnection=False, http_session=session)
+            with pytest.raises(socketio.exceptions.ConnectionError):
+                await stray.connect(f"http://127.0.0.1:{node.output.split()[0]}")
         assert "rror" not in node.output
 
 
