@@ -120,6 +120,7 @@ class LegacyNode(Node):
         await check_writable(connection)
 
     async def _introduce(self, connection: AnyConnection) -> None:
+        await super()._introduce(connection)
         self._shown = await introduce(connection, self._session_name("/"))
 
     async def _start_listening(self, namespace: Namespace) -> None:

@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from .errors import (
     AdapterClosedError,
     AdapterError,
+    ConnectionLostError,
     MessagesLostError,
     ProtocolError,
     RequestTimeoutError,
@@ -31,6 +31,7 @@ from .open_requests import OpenRequests, Pending
 from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
+from .postgres.presence import absent, hold
 from .postgres.publisher import Publisher
 from .postgres.schema import quoted
 from .protocol.membership import Membership
@@ -65,6 +66,9 @@ T = TypeVar("T")
 
 SETTLE: Final = 0.5
 """Seconds after joining a namespace in which nodes not yet heard of may still answer a request."""
+
+LOOK: Final = 0.2
+"""Seconds after which a node that owes an answer is looked for, and again and again."""
 
 NAMESPACE_IDLE: Final = 60.0
 """Seconds after which a namespace that nobody here uses any more is no longer listened to."""
@@ -171,6 +175,7 @@ class Node(ABC):
         self._garbage_kinds: set[str] = set()
         self._events: deque[ServerSideEmit] = deque()
         self._event_came = anyio.Event()
+        self._request_came = anyio.Event()
         self._started = False
         self._closing = False
         self.received = 0
@@ -211,6 +216,7 @@ class Node(ABC):
                 await self._hear_oneself()
                 self._started = True
                 self.start_soon(self._keep_alive)
+                self.start_soon(self._look_for_the_dead)
                 self._start_tasks()
                 self.start_soon(self._handle_events)
                 yield
@@ -363,6 +369,7 @@ class Node(ABC):
         :raises AdapterClosedError: the block ended meanwhile.
         """
         request_id = self.requests.add(pending)
+        self._request_came.set()
         try:
             with anyio.move_on_after(timeout):
                 if make is not None:
@@ -482,7 +489,7 @@ class Node(ABC):
 
     async def _introduce(self, connection: AnyConnection) -> None:
         """Let others see whose listening session this is."""
-        await anyio.lowlevel.checkpoint()
+        await hold(connection, self.uid)
 
     @abstractmethod
     async def _start_listening(self, namespace: Namespace) -> None:
@@ -604,6 +611,7 @@ class Node(ABC):
     ) -> None:
         logger.info("node %s is in namespace %s", uid, namespace.name)
         asked = self.requests.joined(namespace.name, uid, numbered=numbered)
+        self._request_came.set()
         if starting and asked:
             # it may have begun to listen before the requests were sent, or after
             self.start_soon(self._excuse, asked, uid)
@@ -622,6 +630,37 @@ class Node(ABC):
     def _member_gone(self, namespace: Namespace, uid: str, how: str) -> None:
         logger.info("node %s %s namespace %s", uid, how, namespace.name)
         self.requests.left(namespace.name, uid)
+
+    async def _look_for_the_dead(self) -> None:
+        """Wait no longer for nodes that have no listening session: their process has died."""
+        while True:
+            while waited := self._awaited():
+                await anyio.sleep(LOOK)
+                waited &= self._awaited()
+                if waited:
+                    await self._remove_dead(waited)
+            self._request_came = anyio.Event()
+            await self._request_came.wait()
+
+    def _awaited(self) -> set[str]:
+        # a Node server holds no lock, and is found dead by its silence
+        known = self._namespaces.values()
+        return {
+            uid
+            for uid in self.requests.awaited()
+            if any(namespace.members.is_numbered(uid) for namespace in known)
+        }
+
+    async def _remove_dead(self, uids: set[str]) -> None:
+        try:
+            dead: list[str] = await self.publisher.execute(partial(absent, uids=uids))
+        except ConnectionLostError:
+            # nobody can be heard meanwhile; heartbeats tell when it is over
+            return
+        for uid in dead:
+            for namespace in self._namespaces.values():
+                if namespace.members.left(uid):
+                    self._member_gone(namespace, uid, "has no listening session, in")
 
     async def _keep_alive(self) -> None:
         interval = self.options.heartbeat_interval

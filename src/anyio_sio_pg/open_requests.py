@@ -83,6 +83,11 @@ class OpenRequests:
         """Tell whether an answer is still waited for in a namespace."""
         return any(pending.namespace == namespace for pending in self._by_id.values())
 
+    def awaited(self) -> set[str]:
+        """Return the uids of the nodes for which somebody is waiting."""
+        waiting = (p for p in self._by_id.values() if p.acknowledged is None and not p.complete)
+        return {uid for pending in waiting for uid in pending.tracker.missing}
+
     def left(self, namespace: str, uid: str) -> None:
         """Take note that a node has left."""
         for pending in self._by_id.values():

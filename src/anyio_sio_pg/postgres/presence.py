@@ -1,8 +1,14 @@
-"""Sessions that other nodes count, by their ``application_name``."""
+"""What other nodes see of a listening session: the lock that it holds, and its name.
+
+PostgreSQL knows within milliseconds that a process has died: its sessions are gone then, and what
+they held is free.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import anyio
@@ -16,6 +22,18 @@ logger = logging.getLogger("anyio_sio_pg")
 
 _LOCK: Final = (0x61736970, 1)
 """The advisory lock that the sessions of this package hold together: "asip" in ASCII."""
+
+_HOLD = "SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int8)"
+
+_ABSENT = """\
+WITH held AS MATERIALIZED (
+  SELECT (l.classid::int8 << 32) | l.objid::int8 AS key
+  FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_database AS d ON d.oid = l.database
+  WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+  AND d.datname = pg_catalog.current_database()
+)
+SELECT k.key FROM pg_catalog.unnest(%b::int8[]) AS k(key)
+WHERE NOT EXISTS (SELECT FROM held WHERE held.key = k.key)"""
 
 _INTRODUCE = """\
 SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int4, %b::int4)"""
@@ -43,6 +61,23 @@ class Session(NamedTuple):
 
     pid: int
     name: str
+
+
+def _key(uid: str) -> int:
+    digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
+
+
+async def hold(connection: AnyConnection, uid: str) -> None:
+    """Let others see, for as long as the session lives, that a node listens."""
+    await connection.execute(_HOLD.encode(), [_key(uid)])
+
+
+async def absent(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
+    """Return those of the nodes that have no listening session."""
+    by_key = {_key(uid): uid for uid in uids}
+    cursor = await connection.execute(_ABSENT.encode(), [list(by_key)], binary=True)
+    return [by_key[row[0]] for row in await cursor.fetchall()]
 
 
 async def introduce(connection: AnyConnection, name: str) -> str:

@@ -36,6 +36,11 @@ class Membership:
         self._members[uid] = Member(now, numbered)
         return True
 
+    def is_numbered(self, uid: str) -> bool:
+        """Tell whether a node is known, and runs this package."""
+        member = self._members.get(uid)
+        return member is not None and member.numbered
+
     def left(self, uid: str) -> bool:
         """Take note that a node has left; return whether it was known."""
         return self._members.pop(uid, None) is not None
