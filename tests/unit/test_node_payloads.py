@@ -97,6 +97,19 @@ FROM_NODE: dict[str, tuple[str, Message]] = {
         Broadcast(**HEAD, data=plain('["news"]'), target=TARGET),
     ),
     "SOCKETS_JOIN": ('{"type":4,"data":{' + OPTS + ',"rooms":["x","y"]},' + TAIL, JOIN),
+    "BROADCAST with a timeout that is text": (
+        '{"type":3,"data":{"packet":{"type":2,"data":["ask"]},"requestId":"fedcba9876543210",'
+        '"opts":{"rooms":[],"except":[],"flags":{"timeout":"5000"}}},' + TAIL,
+        Broadcast(**HEAD, data=plain('["ask"]'), request_id=ID),
+    ),
+    "DISCONNECT_SOCKETS whose close is 1": (
+        '{"type":6,"data":{' + OPTS + ',"close":1},' + TAIL,
+        DISCONNECT,
+    ),
+    "DISCONNECT_SOCKETS whose close is null": (
+        '{"type":6,"data":{' + OPTS + ',"close":null},' + TAIL,
+        DisconnectSockets(**HEAD, target=TARGET, close=False),
+    ),
     "SOCKETS_JOIN of a room that is undefined": (
         '{"type":4,"data":{' + OPTS + ',"rooms":[null]},' + TAIL,
         SocketsJoin(**HEAD, target=TARGET, rooms=()),

@@ -225,7 +225,7 @@ def _envelope_from_json(payload: bytes) -> AnyEnvelope:
         envelope: AnyEnvelope = lenient(_from_json, payload)
     except msgspec.ValidationError:
         tree = lenient(tree_from_json, payload)
-        if not _take_strange_rooms(tree):
+        if not _mend(tree):
             raise
         envelope = _from_json.decode(encode_json(tree))
     return envelope
@@ -236,17 +236,18 @@ def _envelope_from_msgpack(body: bytes) -> AnyEnvelope:
         envelope: AnyEnvelope = _from_msgpack.decode(body)
     except msgspec.ValidationError:
         tree = tree_from_msgpack.decode(body)
-        if not _take_strange_rooms(tree):
+        if not _mend(tree):
             raise
         envelope = _from_msgpack.decode(pack(tree))
     return envelope
 
 
-def _take_strange_rooms(tree: Tree) -> bool:
-    """Take out what is no room's name here; tell whether there was any.
+def _mend(tree: Tree) -> bool:
+    """Make what JavaScript lets its callers say into what is meant; tell whether that was needed.
 
-    In JavaScript anything can be one, such as undefined, which comes as null. Nobody here can be in
-    such a room: a message for no other is for nobody, not for everyone.
+    Anything can be a room's name, such as undefined, which comes as null. Nobody here can be in
+    such a room: a message for no other is for nobody, not for everyone. A timeout may be text, and
+    whether to close a connection anything at all.
     """
     data: Any = tree.get("data") if isinstance(tree, dict) else None
     if not isinstance(data, dict):
@@ -264,6 +265,14 @@ def _take_strange_rooms(tree: Tree) -> bool:
                 holder[key] = kept
                 if not kept and holder is opts and key == "rooms":
                     holder[key] = [_NOWHERE]
+    flags: Any = opts.get("flags") if isinstance(opts, dict) else None
+    if isinstance(flags, dict) and type(flags.get("timeout")) not in (int, float, type(None)):
+        # without it, acknowledgements are waited for as long as it takes
+        found = True
+        del flags["timeout"]
+    if type(data.get("close", False)) is not bool:
+        found = True
+        data["close"] = bool(data["close"])
     return found
 
 
