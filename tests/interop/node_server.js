@@ -68,7 +68,8 @@ function target({ namespace = "/", from, local, timeout, ...where }) {
   const nsp = io.of(namespace);
   let operator = narrowed(from ? nsp.sockets.get(from).broadcast : nsp, where);
   if (local) operator = operator.local;
-  if (timeout) operator = operator.timeout(timeout * 1000);
+  // as text where it comes as text, such as from an environment variable
+  if (timeout) operator = operator.timeout(timeout.length ? timeout : timeout * 1000);
   return operator;
 }
 

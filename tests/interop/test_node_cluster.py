@@ -1055,6 +1055,22 @@ async def test_events_with_nodes_flags(cluster: Cluster) -> None:
             await client.has(events, ordered=False)
 
 
+async def test_flags_that_are_none_in_python(cluster: Cluster) -> None:
+    # timers take text, and anything is true or false
+    async with cluster.clients() as clients:
+        for client in clients[:3]:
+            client.raw.answers["ask"] = "answer"
+        options: Any = {"timeout": "15000"}
+        assert await cluster.node.emit_with_ack("ask", "answer", **options) == ["answer"] * 6
+        assert await cluster.node.ids(**options) == sids(clients)
+        for close, left in ((1, clients[2:]), (None, clients[4:])):
+            leaving = [client for client in clients if client not in left][-2:]
+            await cluster.node.disconnect_sockets(close, to=sids(leaving))  # type: ignore[arg-type]
+            for client in leaving:
+                await eventually(client.gone)
+            assert await cluster.node.ids() == sids(left)
+
+
 async def test_nodes_local_operations_stay_there(cluster: Cluster) -> None:
     async with cluster.clients() as clients:
         theirs = [client for client in clients if client.server is cluster.node]
@@ -1166,6 +1182,19 @@ async def test_dynamic_namespaces(cluster: Cluster, sender: Server, namespace: s
             await eventually(lambda client=client: client.gone(namespace))
         assert await sender.ids(namespace=namespace) == sorted([here[0], here[5]])
         assert await sender.ids() == sids(clients)
+
+
+async def test_a_namespace_that_node_cannot_listen_to(cluster: Cluster) -> None:
+    # its package does not escape a quotation mark in LISTEN
+    namespace = '/room-"'
+    async with cluster.clients("/", namespace) as clients:
+        mine = [client for client in clients if client.server is not cluster.node]
+        for name in OURS:
+            await cluster[name].emit(name, namespace=namespace)
+        await cluster.node.emit("node", namespace=namespace)
+        for client in clients:
+            from_ours = [[name] for name in OURS] if client in mine else []
+            await client.has([*from_ours, ["node"]], namespace, ordered=False)
 
 
 async def test_nodes_parent_namespaces(cluster: Cluster) -> None:
