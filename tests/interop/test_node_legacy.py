@@ -29,7 +29,7 @@ from interop.legacy_cluster import (
     sids,
     unordered,
 )
-from processes import RemoteError, until
+from processes import RealClient, RemoteError, until
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +38,7 @@ OURS = ["stock", "trio"]
 NAMES = [*NODES, *OURS]
 ODD = '\0\U0001f600#"/ü'
 """A room's name."""
+CANNOT = r"^AdapterError: wire='legacy' cannot carry "
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +353,26 @@ async def test_our_calls_for_clients_of_others(cluster: Cluster, ours: PythonSer
         for client in clients[4:]:
             await eventually(lambda client=client: client.gone())
         assert await ours.clients() == []
+
+
+async def test_our_calls_that_cannot_be_carried(cluster: Cluster, ours: PythonServer) -> None:
+    async with cluster.clients() as clients:
+        mine = next(client for client in clients if client.server is ours)
+        for client in clients:
+            if client.server is not ours:
+                with pytest.raises(RemoteError, match=CANNOT):
+                    await ours.server("call", "ask", to=client.sid)
+                with pytest.raises(RemoteError, match=CANNOT):
+                    await ours.manager("emit_with_ack", "ask", to=client.sid)
+        with pytest.raises(RemoteError, match=CANNOT):
+            await ours.manager("emit_with_ack", "ask")
+        assert isinstance(mine.raw, RealClient)
+        mine.raw.answers["ask"] = "answer"
+        assert await ours.server("call", "ask", to=mine.sid) == "answer"
+        assert await ours.manager("emit_with_ack", "ask", to=mine.sid) == ["answer"]
+        await ours.emit("last")
+        for client in clients:
+            await client.has([["ask"]] * 2 * (client is mine) + [["last"]])
 
 
 async def _has_rooms(client: Client, expected: list[str]) -> bool:
