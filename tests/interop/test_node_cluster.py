@@ -735,6 +735,36 @@ async def test_handshakes_are_as_node_shows_them(
         assert handshake == expected
 
 
+async def test_handshakes_behind_a_proxy_that_ends_tls(cluster: Cluster) -> None:
+    for server in cluster.servers.values():
+        client = RealClient()
+        try:
+            await client.client.connect(
+                server.url,
+                headers={"X-Forwarded-Proto": "https"},
+                transports=["websocket"],
+                wait_timeout=TIMEOUT,
+            )
+            for asker in cluster.servers.values():
+                (socket,) = await asker.fetch_sockets(to=[client.sid])
+                # Node looks at the connection only, which comes from the proxy
+                assert socket["handshake"]["secure"] == (server is not cluster.node)
+        finally:
+            await client.leave()
+
+
+async def test_sizes_about_which_a_notification_is_full(
+    cluster: Cluster, ours: PythonServer
+) -> None:
+    async with cluster.clients() as clients:
+        # of 8,000 bytes, what is about the event takes something over 100
+        events = [["n", "x" * size] for size in range(7_820, 7_900)]
+        for event in events:
+            await ours.manager("emit", *event)
+        for client in clients:
+            await client.has(events, ordered=client.server is not cluster.node)
+
+
 async def test_numbers_that_javascript_does_not_have(cluster: Cluster, ours: PythonServer) -> None:
     numbers = [2**53 + 1, 2**64, -(2**70), 10**30]
     async with cluster.clients() as clients:
