@@ -1096,7 +1096,7 @@ async def test_flags_that_are_none_in_python(cluster: Cluster) -> None:
         assert await cluster.node.ids(**options) == sids(clients)
         for close, left in ((1, clients[2:]), (None, clients[4:])):
             leaving = [client for client in clients if client not in left][-2:]
-            await cluster.node.disconnect_sockets(close, to=sids(leaving))  # type: ignore[arg-type]
+            await cluster.node.disconnect_sockets(close, to=sids(leaving))
             for client in leaving:
                 await eventually(client.gone)
             assert await cluster.node.ids() == sids(left)

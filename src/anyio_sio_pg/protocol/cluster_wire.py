@@ -64,7 +64,6 @@ from .messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
-    Tree,
     find_binary,
 )
 from .values import (
@@ -242,31 +241,30 @@ def _envelope_from_msgpack(body: bytes) -> AnyEnvelope:
     return envelope
 
 
-def _mend(tree: Tree) -> bool:
+def _mend(tree: Any) -> bool:
     """Make what JavaScript lets its callers say into what is meant; tell whether that was needed.
 
     Anything can be a room's name, such as undefined, which comes as null. Nobody here can be in
     such a room: a message for no other is for nobody, not for everyone. A timeout may be text, and
     whether to close a connection anything at all.
     """
-    data: Any = tree.get("data") if isinstance(tree, dict) else None
-    if not isinstance(data, dict):
-        return False
-    opts: Any = data.get("opts")
-    places: list[tuple[Any, str]] = [(opts, "rooms"), (opts, "except"), (data, "rooms")]
-    places += [(socket, "rooms") for socket in data.get("sockets") or ()]
+    data = _part(tree, "data")
+    opts = _part(data, "opts")
+    places = [(opts, "rooms"), (opts, "except"), (data, "rooms")]
+    places += [(_dict(socket), "rooms") for socket in data.get("sockets") or ()]
     found = False
     for holder, key in places:
-        rooms = holder.get(key) if isinstance(holder, dict) else None
+        rooms: Any = holder.get(key)
         if isinstance(rooms, list):
-            kept = [room for room in rooms if type(room) in (str, int)]
-            if len(kept) < len(rooms):
+            names: list[Any] = rooms
+            kept = [room for room in names if type(room) in (str, int)]
+            if len(kept) < len(names):
                 found = True
                 holder[key] = kept
                 if not kept and holder is opts and key == "rooms":
                     holder[key] = [_NOWHERE]
-    flags: Any = opts.get("flags") if isinstance(opts, dict) else None
-    if isinstance(flags, dict) and type(flags.get("timeout")) not in (int, float, type(None)):
+    flags = _part(opts, "flags")
+    if type(flags.get("timeout")) not in (int, float, type(None)):
         # without it, acknowledgements are waited for as long as it takes
         found = True
         del flags["timeout"]
@@ -274,6 +272,14 @@ def _mend(tree: Tree) -> bool:
         found = True
         data["close"] = bool(data["close"])
     return found
+
+
+def _part(tree: Any, key: str) -> dict[str, Any]:
+    return _dict(_dict(tree).get(key))
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 _ToData: TypeAlias = Callable[[Raw], Data]
