@@ -256,7 +256,7 @@ def _mend(tree: Any) -> bool:
     for holder, key in places:
         rooms: Any = holder.get(key)
         if isinstance(rooms, list):
-            names: list[Any] = rooms
+            names = cast("list[object]", rooms)
             kept = [room for room in names if type(room) in (str, int)]
             if len(kept) < len(names):
                 found = True
