@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from .errors import AdapterError, ConnectionLostError, ProtocolError
 from .node import LocalSide, Namespace, Node
-from .postgres.schema import ensure_table, quoted
+from .postgres.log import MessageLog, ensure_tables
+from .postgres.schema import quoted
 from .protocol.cluster_wire import ClusterWire
 from .protocol.messages import EMITTER, AdapterClose, Attached, Heartbeat, Message
 
@@ -31,7 +34,7 @@ class ClusterNode(Node):
         self._cleanups_due = 0
 
     async def _prepare(self, connection: AnyConnection) -> None:
-        await ensure_table(connection, table=self.options.table)
+        await ensure_tables(self.options, connection)
 
     async def _start_listening(self, namespace: Namespace) -> None:
         channel = self._wire.channel(namespace.name)
@@ -45,12 +48,20 @@ class ClusterNode(Node):
 
     def _start_tasks(self) -> None:
         self.start_soon(self._clean_up)
+        if self.options.durable:
+            self.start_soon(self._clean_log)
 
     def _numbered(self, namespace: str, make: Callable[[int], Message]) -> Outgoing:
         outgoing = super()._numbered(namespace, make)
         if outgoing.body is not None:
             self._cleanups_due = 2
         return outgoing
+
+    def _position(self, channel: str, sender: str, begin: int) -> int:
+        namespace = self._by_channel.get(channel.encode())
+        if namespace is None:
+            return begin
+        return self._sequence.position(sender, None, namespace.name, begin)
 
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a repeat, or garbage."""
@@ -97,6 +108,22 @@ class ClusterNode(Node):
                 self._note_garbage(exc)
                 return
         super().deliver(message, body)
+
+    async def _clean_log(self) -> None:
+        """Delete the messages that are too old for anybody to have missed them."""
+        retention = self.options.retention
+        log = MessageLog(self.options.log_table, self.uid, self._wire.channel, self._position)
+        start = f"{self.options.prefix}#"
+        while True:
+            await anyio.sleep(min(retention / 4, self.options.cleanup_interval))
+            try:
+                for pair in await self.publisher.execute(partial(log.pairs, start=start)):
+                    delete = partial(log.delete, pair=pair, retention=retention)
+                    while await self.publisher.execute(delete):
+                        # what waits in the outbox goes between two steps
+                        await anyio.lowlevel.checkpoint()
+            except ConnectionLostError as exc:
+                self.report(AdapterError(f"old messages could not be deleted: {exc}"))
 
     async def _clean_up(self) -> None:
         """Delete old attachments, for as long as there are any."""

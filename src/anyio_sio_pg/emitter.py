@@ -9,11 +9,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+import msgspec
+
 from .errors import AdapterClosedError, AdapterError
 from .options import MAX_PAYLOAD, Options, OptionValues, WireName
 from .postgres.connection import open_session
+from .postgres.log import ensure_tables
 from .postgres.publisher import Publisher
-from .postgres.schema import check_writable, ensure_table, quoted
+from .postgres.schema import check_writable, quoted
+from .protocol.batch import Log
 from .protocol.cluster_wire import ClusterWire
 from .protocol.legacy_wire import LegacyWire
 from .protocol.messages import (
@@ -69,11 +73,11 @@ class PostgresEmitter:
     which a sender that cannot ask does not know.
     """
 
-    def __init__(self, options: Options, publisher: Publisher):
+    def __init__(self, options: Options, publisher: Publisher, origin: str):
         self._options = options
         self._publisher = publisher
         self._wire = _wire(options)
-        self._origin = secrets.token_hex(8)
+        self._origin = origin
         self._numbers: dict[str, int] = {}
 
     async def emit(
@@ -164,6 +168,8 @@ class PostgresEmitter:
         )
         outgoing = self._wire.encode(message, self._options.max_inline)
         self._numbers[namespace] = number
+        if self._options.durable:
+            return msgspec.structs.replace(outgoing, seq=number)
         return outgoing
 
 
@@ -182,14 +188,12 @@ async def open_postgres_emitter(
     """
     checked = Options(uri=uri, **options)
     reporter = Reporter(checked.on_error)
+    origin = secrets.token_hex(8)
     publisher = Publisher(
         open=partial(open_session, checked, listening=False),
-        prepare=(
-            check_writable
-            if checked.wire == "legacy"
-            else partial(ensure_table, table=checked.table)
-        ),
+        prepare=check_writable if checked.wire == "legacy" else partial(ensure_tables, checked),
         table=quoted(checked.table),
+        log=Log(quoted(checked.log_table), origin) if checked.durable else None,
         limit=checked.outbox_limit,
         deadline=checked.heartbeat_timeout,
         patience=checked.publish_timeout,
@@ -198,7 +202,7 @@ async def open_postgres_emitter(
         redact=checked.redact,
     )
     async with reporter.task_group() as task_group, publisher.running(task_group):
-        yield PostgresEmitter(checked, publisher)
+        yield PostgresEmitter(checked, publisher, origin)
 
 
 def emit_statement(

@@ -158,6 +158,10 @@ class LegacyNode(Node):
 
     # Receiving
 
+    def _position(self, channel: str, sender: str, begin: int) -> int:
+        """Refuse: this wire has no log."""
+        raise NotImplementedError
+
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a piece, a repeat, or garbage."""
         try:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
+import msgspec
 
 from .errors import (
     AdapterClosedError,
@@ -31,9 +32,11 @@ from .open_requests import OpenRequests, Pending
 from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
+from .postgres.log import MessageLog
 from .postgres.presence import absent, hold
 from .postgres.publisher import Publisher
 from .postgres.schema import quoted
+from .protocol.batch import Log
 from .protocol.membership import Membership
 from .protocol.messages import (
     AdapterClose,
@@ -148,6 +151,7 @@ class Node(ABC):
             open=partial(open_session, options, listening=False),
             prepare=self._prepare,
             table=table,
+            log=Log(quoted(options.log_table), uid) if options.durable else None,
             limit=options.outbox_limit,
             deadline=options.heartbeat_timeout,
             patience=options.publish_timeout,
@@ -160,6 +164,11 @@ class Node(ABC):
             introduce=self._introduce,
             table=table,
             receiver=self,
+            log=(
+                MessageLog(options.log_table, uid, wire.channel, self._position)
+                if options.durable
+                else None
+            ),
             deadline=options.heartbeat_timeout,
             report=self.report,
             redact=options.redact,
@@ -500,6 +509,10 @@ class Node(ABC):
         """Stop listening to a namespace's messages."""
 
     @abstractmethod
+    def _position(self, channel: str, sender: str, begin: int) -> int:
+        """Return the last number had of a channel's sender, which is ``begin`` if there is none."""
+
+    @abstractmethod
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a repeat, or garbage."""
 
@@ -725,6 +738,8 @@ class Node(ABC):
         number = self._numbers.get(namespace, 0) + 1
         outgoing = self._wire.encode(make(number), self.options.max_inline)
         self._numbers[namespace] = number
+        if self.options.durable:
+            return msgspec.structs.replace(outgoing, seq=number)
         return outgoing
 
     def _put(
@@ -745,7 +760,8 @@ class Node(ABC):
         seq = message.seq
         if seq is None:
             return True
-        key = (message.sender, message.origin, message.namespace)
+        # of emitters, only their origin is their own
+        key = (message.origin or message.sender, None, message.namespace)
         if isinstance(message, (Heartbeat, AdapterClose)):
             if missing := self._sequence.tail(*key, seq):
                 self._note_lost(message, missing, "they did not come through PostgreSQL")

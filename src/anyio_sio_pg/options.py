@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 Connect: TypeAlias = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
 OnError: TypeAlias = Callable[[Exception], object]
 WireName: TypeAlias = Literal["cluster", "legacy"]
+Durable: TypeAlias = Literal[False, True, "unlogged"]
 
 MAX_PAYLOAD = 7_999
 """Bytes that one notification can carry (PostgreSQL's NOTIFY_PAYLOAD_MAX_LENGTH less one)."""
@@ -41,6 +42,9 @@ class OptionValues(TypedDict, total=False):
     table: str
     payload_threshold: int
     cleanup_interval: float
+    durable: Durable
+    retention: float
+    log_table: str
     outbox_limit: int
     publish_timeout: float
     shutdown_timeout: float
@@ -67,6 +71,9 @@ class Options:
     table: str = "socket_io_attachments"
     payload_threshold: int = 8_000
     cleanup_interval: float = 30.0
+    durable: Durable = False
+    retention: float = 60.0
+    log_table: str = "socket_io_log"
     outbox_limit: int = 10_000
     publish_timeout: float = 10.0
     shutdown_timeout: float = 5.0
@@ -92,6 +99,14 @@ class Options:
         if self.wire not in ("cluster", "legacy"):
             raise ValueError(f"wire must be 'cluster' or 'legacy', not {self.wire!r}")
         table_parts(self.table)
+        if not isinstance(self.durable, bool) and self.durable != "unlogged":
+            raise ValueError(f"durable must be False, True or 'unlogged', not {self.durable!r}")
+        if self.durable and self.wire == "legacy":
+            raise ValueError("durable needs wire='cluster': the 1.x wire has no place for it")
+        _seconds("retention", self.retention, 1, 86_400)
+        table_parts(self.log_table, "log_table")
+        if self.log_table == self.table:
+            raise ValueError(f"log_table must not be the attachments table, {self.table!r}")
         _seconds("requests_timeout", self.requests_timeout, 0.001, 3_600)
         _seconds("heartbeat_interval", self.heartbeat_interval, 0.01, 3_600)
         _seconds("heartbeat_timeout", self.heartbeat_timeout, 0.02, 86_400)
@@ -144,16 +159,18 @@ def channel(prefix: str, namespace: str) -> str:
     return name
 
 
-def table_parts(table: str) -> tuple[str, ...]:
+def table_parts(table: str, name: str = "table") -> tuple[str, ...]:
     """Split ``table`` or ``schema.table`` into its names, unquoted.
 
     :raises ValueError: a part is empty, has more than 63 bytes, holds a NUL or is not valid
         Unicode.
     """
-    _text("table", table)
+    _text(name, table)
     parts = tuple(table.split("."))
     if len(parts) > 2 or not all(map(_is_identifier, parts)):
-        raise ValueError(f"table must be NAME or SCHEMA.NAME, each of 1 to 63 bytes, not {table!r}")
+        raise ValueError(
+            f"{name} must be NAME or SCHEMA.NAME, each of 1 to 63 bytes, not {table!r}"
+        )
     return parts
 
 

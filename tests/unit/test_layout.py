@@ -32,6 +32,7 @@ ORDER = [
     "postgres",
     "postgres.connection",
     "postgres.schema",
+    "postgres.log",
     "postgres.publisher",
     "postgres.listener",
     "postgres.presence",

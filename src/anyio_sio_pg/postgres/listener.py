@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -17,9 +17,12 @@ from psycopg import sql
 from ..errors import AdapterError, ConnectionLostError
 from ..protocol.messages import Attached, Message
 from .connection import AnyConnection, AnyIOConnection, backoff, close_session
+from .log import MessageLog
 from .publisher import Open, Prepare, Report
 
 logger = logging.getLogger("anyio_sio_pg")
+
+T = TypeVar("T")
 
 _FETCH_AT_ONCE = 32
 _DELIVER_AT_ONCE = 256
@@ -52,6 +55,8 @@ class _LostError(Exception):
 class Listener:
     """Listens on channels and delivers what comes, in the order in which PostgreSQL commits it.
 
+    With ``log`` it first delivers what it has missed, after it has been away.
+
     The task that runs it is alone on its connection: it reads notifications, runs LISTEN and
     fetches attachments. ``open`` makes a connection; ``introduce`` runs on each once it listens;
     ``deadline`` is the seconds that a statement may take before the connection counts as dead.
@@ -64,6 +69,7 @@ class Listener:
         introduce: Prepare,
         table: str,
         receiver: Receiver,
+        log: MessageLog | None = None,
         deadline: float,
         report: Report,
         redact: Callable[[object], str] = str,
@@ -72,11 +78,13 @@ class Listener:
         self._introduce = introduce
         self._table = table
         self._receiver = receiver
+        self._log = log
+        self._marks: dict[str, dict[str, int]] = {}
         self._deadline = deadline
         self._report = report
         self._redact = redact
         self._channels: set[str] = set()
-        self._commands: deque[tuple[str, anyio.Event]] = deque()
+        self._commands: deque[tuple[str, str, anyio.Event]] = deque()
         self._inbox: deque[Any] = deque()
         self._pending: deque[Message] = deque()
         self._wake: anyio.CancelScope | None = None
@@ -101,19 +109,19 @@ class Listener:
             await anyio.lowlevel.checkpoint()
             return
         self._channels.add(channel)
-        await self._command(_statement("LISTEN", channel))
+        await self._command("LISTEN", channel)
 
     async def unlisten(self, channel: str) -> None:
         """Stop listening on a channel."""
         self._channels.discard(channel)
-        await self._command(_statement("UNLISTEN", channel))
+        await self._command("UNLISTEN", channel)
 
-    async def _command(self, query: str) -> None:
+    async def _command(self, command: str, channel: str) -> None:
         if not self.connected:
             await anyio.lowlevel.checkpoint()
             return
         done = anyio.Event()
-        self._commands.append((query, done))
+        self._commands.append((command, channel, done))
         self._rouse()
         await done.wait()
 
@@ -206,23 +214,69 @@ class Listener:
         self._decode()
         connection.pgconn.notify_handler = self._inbox.append
         done: set[str] = set()
-        while todo := self._channels - done:
-            await self._execute(connection, ";".join(_statement("LISTEN", c) for c in sorted(todo)))
-            done |= todo
-        try:
-            with anyio.fail_after(self._deadline):
-                await self._introduce(connection)
-        except TimeoutError:
-            raise self._overdue() from None
+        while todo := sorted(self._channels - done):
+            await self._listen_on(connection, todo)
+            done.update(todo)
+        await self._in_time(self._introduce(connection))
         self._connection = connection
         self.connected = True
         self._receiver.listening()
+
+    async def _listen_on(self, connection: AnyConnection, channels: list[str]) -> None:
+        back = [channel for channel in channels if channel in self._marks]
+        for channel in channels:
+            if channel not in self._marks:
+                # first: what is sent from here on is for this node
+                self._marks[channel] = await self._senders(connection, channel)
+        await self._execute(connection, ";".join(_statement("LISTEN", c) for c in channels))
+        if back and self._log is not None:
+            await self._deliver(connection)
+            for channel in back:
+                await self._catch_up(connection, self._log, channel)
+
+    async def _senders(self, connection: AnyConnection, channel: str) -> dict[str, int]:
+        if self._log is None:
+            return {}
+        try:
+            return await self._in_time(self._log.senders(connection, channel))
+        except psycopg.Error as exc:
+            self._cannot_read(connection, exc, "the log")
+            return {}
+
+    async def _catch_up(self, connection: AnyConnection, log: MessageLog, channel: str) -> None:
+        """Deliver what was sent while this node did not listen."""
+        before = self._marks[channel]
+        name = channel.encode()
+        for sender, newest in (await self._senders(connection, channel)).items():
+            if sender == log.ours:
+                continue
+            after = log.position(channel, sender, before.get(sender, 0))
+            while after < newest:
+                try:
+                    rows = await self._in_time(log.rows(connection, channel, sender, after))
+                except psycopg.Error as exc:
+                    self._cannot_read(connection, exc, "the log")
+                    return
+                if not rows:
+                    break
+                for row in rows:
+                    message = self._receiver.decode(name, row.payload)
+                    if message is not None:
+                        self._receiver.deliver(message, row.body)
+                after = rows[-1].seq
+                await anyio.lowlevel.checkpoint()
+
+    def _cannot_read(self, connection: AnyConnection, exc: psycopg.Error, what: str) -> None:
+        """Report that a table is not as it should be; a lost connection is raised again."""
+        if connection.closed or exc.sqlstate is None:
+            raise exc
+        self._report(AdapterError(f"{what} cannot be read: {self._redact(exc).strip()}"))
 
     def _disconnected(self) -> None:
         self.connected = False
         self._connection = None
         while self._commands:
-            self._commands.popleft()[1].set()
+            self._commands.popleft()[2].set()
 
     async def _read(self, connection: AnyConnection) -> None:
         pgconn = connection.pgconn
@@ -230,8 +284,12 @@ class Listener:
             if self._broken is not None:
                 raise _LostError(self._broken)
             while self._commands:
-                query, done = self._commands[0]
-                await self._execute(connection, query)
+                command, channel, done = self._commands[0]
+                if command == "LISTEN":
+                    await self._listen_on(connection, [channel])
+                else:
+                    self._marks.pop(channel, None)
+                    await self._execute(connection, _statement(command, channel))
                 self._commands.popleft()
                 done.set()
             self._collect(connection)
@@ -291,6 +349,8 @@ class Listener:
                 if message.attachment_id not in bodies:
                     bodies = await self._fetch(connection)
                 body = bodies.pop(message.attachment_id, None)
+                if body is None:
+                    body = await self._kept(connection, message)
                 pending.popleft()
                 if body is None:
                     self._receiver.unavailable(message, "its row is gone from the table")
@@ -302,6 +362,15 @@ class Listener:
             count += 1
             if count % _DELIVER_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
+
+    async def _kept(self, connection: AnyConnection, message: Attached) -> bytes | None:
+        if self._log is None or message.seq is None:
+            return None
+        try:
+            return await self._in_time(self._log.body(connection, message))
+        except psycopg.Error as exc:
+            self._cannot_read(connection, exc, "the log")
+            return None
 
     async def _fetch(self, connection: AnyConnection) -> dict[int, bytes]:
         ids: list[int] = []
@@ -317,24 +386,25 @@ class Listener:
                 [ids],
             )
         except psycopg.Error as exc:
-            if connection.closed or exc.sqlstate is None:
-                raise
-            self._report(
-                AdapterError(f"the attachments cannot be read: {self._redact(exc).strip()}")
-            )
+            self._cannot_read(connection, exc, "the attachments")
             return {}
         return {row[0]: row[1] for row in rows if row[1] is not None}
 
     async def _execute(
         self, connection: AnyConnection, query: str, parameters: list[Any] | None = None
     ) -> list[Any]:
-        with anyio.move_on_after(self._deadline):
-            cursor = await connection.execute(query.encode(), parameters, binary=bool(parameters))
-            return await cursor.fetchall() if parameters else []
-        raise self._overdue()
+        return await self._in_time(self._fetch_all(connection, query, parameters))
 
-    def _overdue(self) -> _LostError:
-        return _LostError(f"a statement had no answer within {self._deadline:g} s")
+    async def _fetch_all(
+        self, connection: AnyConnection, query: str, parameters: list[Any] | None
+    ) -> list[Any]:
+        cursor = await connection.execute(query.encode(), parameters, binary=bool(parameters))
+        return await cursor.fetchall() if parameters else []
+
+    async def _in_time(self, call: Awaitable[T]) -> T:
+        with anyio.move_on_after(self._deadline):
+            return await call
+        raise _LostError(f"a statement had no answer within {self._deadline:g} s")
 
 
 def _statement(command: str, channel: str) -> str:

@@ -15,7 +15,7 @@ import psycopg
 from anyio.abc import TaskGroup, TaskStatus
 
 from ..errors import AdapterClosedError, AdapterError, ConnectionLostError, PublishError
-from ..protocol.batch import statement, take
+from ..protocol.batch import Log, statement, take
 from ..protocol.wire import Outgoing
 from .connection import AnyConnection, AnyIOConnection, backoff, close_session
 
@@ -70,7 +70,8 @@ class Publisher:
     connection broke before the answer, is sent again on the next connection.
 
     ``open`` makes a connection; ``prepare`` makes the attachments table usable on it;
-    ``limit`` is the outbox's size in messages; ``deadline`` the seconds after which a batch without
+    ``log`` is where messages are kept for nodes that are away; with it nothing is given up for want
+    of resources. ``limit`` is the outbox's size in messages; ``deadline`` the seconds after which a batch without
     an answer means that the connection is dead; ``patience`` the seconds for which a batch that the
     server refuses for want of resources is tried again; ``drain_timeout`` those that the outbox is
     given to empty itself at the end.
@@ -82,6 +83,7 @@ class Publisher:
         open: Open,
         prepare: Prepare,
         table: str,
+        log: Log | None = None,
         limit: int,
         deadline: float,
         patience: float,
@@ -92,6 +94,7 @@ class Publisher:
         self._open = open
         self._prepare = prepare
         self._table = table
+        self._log = log
         self._limit = limit
         self._deadline = deadline
         self._patience = patience
@@ -389,9 +392,16 @@ class Publisher:
                 if state == _QUEUE_FULL:
                     await self._heal_queue(connection, exc, attempt)
                 elif not state.startswith(_RETRY_CLASSES) or (
-                    anyio.current_time() - started >= self._patience
+                    anyio.current_time() - started >= self._patience and self._log is None
                 ):
                     break
+                elif attempt == 0:
+                    self._report(
+                        AdapterError(
+                            f"PostgreSQL cannot take messages now: {self._redact(exc).strip()};"
+                            " they are tried again"
+                        )
+                    )
                 await anyio.sleep(backoff(attempt))
                 attempt += 1
             else:
@@ -400,7 +410,7 @@ class Publisher:
         await self._send_apart(connection, batch, started)
 
     async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
-        query, parameters = statement(batch, self._table)
+        query, parameters = statement(batch, self._table, self._log)
         self._refusal = ""
         with anyio.move_on_after(self._deadline) as scope:
             try:

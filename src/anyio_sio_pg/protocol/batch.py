@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from .wire import Outgoing
+
+
+class Log(NamedTuple):
+    """Where a sender's messages are kept: the table's name, quoted, and whose they are."""
+
+    table: str
+    sender: str
+
 
 MAX_MESSAGES = 512
 """Messages in one statement; more gain nothing and delay the first."""
@@ -33,6 +41,52 @@ FROM unnest(%b::text[], %b::text[], %b::text[], %b::int8[]) WITH ORDINALITY
   AS m(channel, head, tail, k, i)
 LEFT JOIN numbered AS n ON n.k = m.k
 ORDER BY m.i"""
+
+_LOGGED = """\
+WITH sent AS MATERIALIZED (
+  SELECT * FROM unnest(%b::text[], %b::text[], %b::int8[]) WITH ORDINALITY
+    AS m(channel, head, seq, i)
+), logged AS (
+  INSERT INTO {log} (channel, sender, seq, payload)
+  SELECT channel, %b::text, seq, head FROM sent WHERE seq IS NOT NULL
+  ON CONFLICT DO NOTHING
+  RETURNING channel, seq
+), fresh AS (
+  SELECT s.* FROM sent AS s LEFT JOIN logged AS l ON l.channel = s.channel AND l.seq = s.seq
+  WHERE s.seq IS NULL OR l.seq IS NOT NULL
+  ORDER BY s.i
+)
+SELECT pg_catalog.count(pg_catalog.pg_notify(f.channel, f.head)) FROM fresh AS f"""
+
+_LOGGED_ATTACHED = """\
+WITH bodies AS MATERIALIZED (
+  SELECT * FROM pg_catalog.unnest(%b::bytea[]) WITH ORDINALITY AS b(payload, k)
+), sent AS MATERIALIZED (
+  SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::int8[], %b::int8[]) WITH ORDINALITY
+    AS m(channel, head, tail, k, seq, i)
+), logged AS (
+  INSERT INTO {log} (channel, sender, seq, payload, body)
+  SELECT s.channel, %b::text, s.seq,
+    CASE WHEN b.k IS NULL THEN s.head ELSE s.head || '1' || s.tail END, b.payload
+  FROM sent AS s LEFT JOIN bodies AS b ON b.k = s.k WHERE s.seq IS NOT NULL
+  ON CONFLICT DO NOTHING
+  RETURNING channel, seq
+), fresh AS MATERIALIZED (
+  SELECT s.* FROM sent AS s LEFT JOIN logged AS l ON l.channel = s.channel AND l.seq = s.seq
+  WHERE s.seq IS NULL OR l.seq IS NOT NULL
+), stored AS (
+  INSERT INTO {table} (payload)
+  SELECT b.payload FROM fresh AS f JOIN bodies AS b ON b.k = f.k ORDER BY f.k
+  RETURNING id
+), numbered AS (
+  SELECT id, pg_catalog.row_number() OVER (ORDER BY id) AS n FROM stored
+), ranked AS (
+  SELECT k, pg_catalog.row_number() OVER (ORDER BY k) AS n FROM fresh WHERE k > 0
+)
+SELECT pg_catalog.pg_notify(f.channel, f.head || coalesce(n.id::text, '') || f.tail)
+FROM fresh AS f LEFT JOIN ranked AS r ON r.k = f.k LEFT JOIN numbered AS n ON n.n = r.n
+ORDER BY f.i"""
+"""An attachment's id is of no use in the log, which has the body itself: it is 1 there."""
 
 
 def size(message: Outgoing) -> int:
@@ -62,10 +116,14 @@ def take(
     return batch
 
 
-def statement(batch: Sequence[Outgoing], table: str) -> tuple[str, list[Any]]:
+def statement(
+    batch: Sequence[Outgoing], table: str, log: Log | None = None
+) -> tuple[str, list[Any]]:
     """Return the SQL and the parameters that send a batch, in order.
 
-    ``table`` is the attachments table's name, quoted. Placeholders are psycopg's, binary.
+    ``table`` is the attachments table's name, quoted. With ``log``, each message that has a number
+    is also kept there, and sent only if it was not there yet: what is sent again because its fate
+    is unknown goes out once. Placeholders are psycopg's, binary.
     """
     bodies = [message.body for message in batch if message.body is not None]
     channels = [message.channel for message in batch]
@@ -74,6 +132,10 @@ def statement(batch: Sequence[Outgoing], table: str) -> tuple[str, list[Any]]:
         if any(message.more for message in batch):
             parts = [(m.channel, part.decode()) for m in batch for part in (m.head, *m.more)]
             channels, heads = ([part[i] for part in parts] for i in (0, 1))
+        if log is not None and any(message.seq is not None for message in batch):
+            seqs = [message.seq for message in batch]
+            query = _LOGGED.format(log=log.table.replace("%", "%%"))
+            return query, [channels, heads, seqs, log.sender]
         return _INLINE, [channels, heads]
     keys: list[int] = []
     k = 0
@@ -81,4 +143,10 @@ def statement(batch: Sequence[Outgoing], table: str) -> tuple[str, list[Any]]:
         k += message.body is not None
         keys.append(k if message.body is not None else 0)
     tails = [message.tail.decode() for message in batch]
+    if log is not None:
+        seqs = [message.seq for message in batch]
+        query = _LOGGED_ATTACHED.format(
+            log=log.table.replace("%", "%%"), table=table.replace("%", "%%")
+        )
+        return query, [bodies, channels, heads, tails, keys, seqs, log.sender]
     return _ATTACHED.format(table=table.replace("%", "%%")), [bodies, channels, heads, tails, keys]

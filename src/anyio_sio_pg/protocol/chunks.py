@@ -22,6 +22,9 @@ START: Final = "_chunk_"
 _HEADER: Final = 50
 _PIECE: Final = 5_000
 _MAX_COUNT: Final = 1_000_000
+_OVERHEAD: Final = 500
+"""Characters for which the memory would do that a piece takes beside its own."""
+
 _LONGEST_ESCAPE: Final = 4
 """Bytes that a character of JSON or base64 takes at most inside a JSON string."""
 
@@ -89,10 +92,12 @@ class Chunks:
         if known is None:
             if not 0 < count <= _MAX_COUNT:
                 raise ValueError(f"a message must have 1 to {_MAX_COUNT} pieces, not {count}")
-            known = self._open[key] = _Open(now, count, {})
+            known = _Open(now, count, {})
         if index >= known.count or count != known.count:
             raise ValueError(f"piece {index} of {count} is not one of {known.count}")
-        added = len(piece) - len(known.pieces.get(index, ""))
+        self._open[key] = known
+        old = known.pieces.get(index)
+        added = len(piece) + _OVERHEAD if old is None else len(piece) - len(old)
         known.pieces[index] = piece
         known.size += added
         self._size += added

@@ -77,8 +77,9 @@ class _Packet(Struct):
 
 
 class _Opts(Struct):
-    rooms: tuple[Room, ...] | None = ()
-    except_: tuple[Room, ...] | None = msgspec.field(default=(), name="except")
+    # not only names: in JavaScript anything can be a room
+    rooms: tuple[Any, ...] | None = ()
+    except_: tuple[Any, ...] | None = msgspec.field(default=(), name="except")
     seq: _Number | None = None
 
 
@@ -176,7 +177,8 @@ class LegacyWire:
         if isinstance(message, Broadcast) and len(message.target.rooms) == 1:
             # nodes that do not have the room need not decode it
             room = str(message.target.rooms[0])
-            if len(room.encode()) <= _LONGEST_ROOM:
+            # as it is written: a control character takes six
+            if len(encode_json(room)) <= _LONGEST_ROOM + 2:
                 name += f"{room}#"
         self._next_chunk += 1
         chunk_id = f"{_uid(message)}{self._next_chunk:x}"
@@ -308,6 +310,10 @@ def _nothing(_code: int, _data: memoryview) -> None:
 _broadcast_from_msgpack = msgspec.msgpack.Decoder[Any](_Broadcast, ext_hook=_nothing)
 
 
+def _names(rooms: tuple[Any, ...] | None) -> tuple[Room, ...]:
+    return tuple(room for room in rooms or () if type(room) in (str, int))
+
+
 def _decode_broadcast(text: str, namespaces: list[str]) -> Message | None:
     broadcast: _Broadcast = _broadcast_from_msgpack.decode(base64.b64decode(text, validate=True))
     packet = broadcast.packet
@@ -316,12 +322,16 @@ def _decode_broadcast(text: str, namespaces: list[str]) -> Message | None:
     if packet.type not in (2, 5):
         raise ValueError(f"a broadcast's packet must be of type 2 or 5, not {packet.type}")
     opts = broadcast.opts or _Opts()
+    rooms = _names(opts.rooms)
+    if opts.rooms and not rooms:
+        # for nobody here, not for everyone
+        return None
     return Broadcast(
         sender=broadcast.uid,
         namespace=packet.nsp,
         seq=opts.seq,
         data=check_event(data_from_msgpack(packet.data, _event_from_msgpack), reserved=True),
-        target=Target(opts.rooms or (), opts.except_ or ()),
+        target=Target(rooms, _names(opts.except_)),
     )
 
 

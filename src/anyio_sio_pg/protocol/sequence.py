@@ -68,6 +68,13 @@ class Sequence:
         self._last[key] = last_used
         return last_used - last
 
+    def position(self, sender: str, origin: str | None, namespace: str, begin: int) -> int:
+        """Return the last number seen of a sender; where none was, take ``begin`` for it."""
+        key = (sender, origin, namespace)
+        if key not in self._last:
+            self._remember(key, begin)
+        return self._last[key]
+
     def forget_namespace(self, namespace: str) -> None:
         """Forget the senders of a namespace that is no longer listened to."""
         for key in [key for key in self._last if key[2] == namespace]:

@@ -15,7 +15,8 @@ class Outgoing(Struct, frozen=True):
     Without ``body``, ``head`` is the whole payload. With it, the body goes into the attachments
     table, and the payload is ``head``, the row's id in decimal, and ``tail``. What does not fit
     into one notification of a wire that has no such table follows in ``more``. A message that says
-    nothing to the application is ``control``: nothing is lost with it.
+    nothing to the application is ``control``: nothing is lost with it. With ``seq``, its sender's
+    number on that channel, it can be kept for nodes that are away.
     """
 
     channel: str
@@ -24,6 +25,7 @@ class Outgoing(Struct, frozen=True):
     tail: bytes = b""
     control: bool = False
     more: tuple[bytes, ...] = ()
+    seq: int | None = None
 
 
 class Wire(Protocol):
