@@ -206,6 +206,61 @@ def message(channel: str, text: Any) -> str:
     return json.dumps([channel, text])
 
 
+async def test_messages_are_as_node_makes_them(uri: str, prefix: str) -> None:
+    events: list[tuple[list[Any], dict[str, Any]]] = [
+        ([1, "two", None, {"three": [True, 4.5, -(2**40)]}], {}),
+        ([], {"to": ["r"]}),
+        (["x" * 40_000], {"to": ["r#\0\U0001f600"]}),
+        ([b"\0\xff", {"b": [b"1"]}], {"to": ["r", "s"]}),
+        (["chat"], {"to": ["r"], "namespace": "/chat"}),
+    ]
+    async with (
+        node_server(uri, prefix, "node", ["/", "/chat"]) as there,
+        node(uri, prefix, wire="legacy") as a,
+    ):
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("LISTEN socketio")
+            for args, where in events:
+                await there.emit("event", *args, **where)
+            theirs = await anyio.to_thread.run_sync(broadcasts, connection, prefix, len(events))
+            for args, where in events:
+                await a.manager.emit("event", tuple(args), **where)
+            ours = await anyio.to_thread.run_sync(broadcasts, connection, prefix, len(events))
+        for (channel, [uid, packet, opts]), (their_channel, their_message) in zip(
+            ours, theirs, strict=True
+        ):
+            assert channel == their_channel
+            # what 1.x nodes do not know
+            assert opts.pop("seq") > 0
+            assert uid == a.manager.uid
+            assert len(uid) == len(their_message[0]) == 6
+            assert [packet, opts] == their_message[1:]
+
+
+def broadcasts(
+    connection: psycopg.Connection[Any], prefix: str, count: int
+) -> list[tuple[str, list[Any]]]:
+    """Return so many broadcasts that come: CHANNEL, and MESSAGE as it was before it was encoded."""
+    found: list[tuple[str, list[Any]]] = []
+    parts: dict[str, dict[int, str]] = {}
+    for notification in connection.notifies(timeout=10):
+        channel, text = json.loads(notification.payload)
+        if not channel.startswith(f"{prefix}#"):
+            continue
+        if text.startswith("_chunk_"):
+            _, _, name, index, number = text[:50].rstrip().split("_")
+            # Node's pieces come in any order
+            known = parts.setdefault(name, {})
+            known[int(index)] = text[50:]
+            if len(known) < int(number):
+                continue
+            text = "".join(known[n] for n in range(len(known)))
+        found.append((channel, msgpack.unpackb(base64.b64decode(text))))
+        if len(found) == count:
+            break
+    return found
+
+
 async def test_incomplete_pieces(uri: str, prefix: str, javascript: Node) -> None:
     errors: list[Exception] = []
     async with (
