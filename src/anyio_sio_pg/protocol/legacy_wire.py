@@ -294,7 +294,7 @@ def _event_from_msgpack(raw: Raw) -> Any:
     return _defined(tree) if _UNDEFINED in text else tree
 
 
-def _defined(value: Any) -> Any:
+def _defined(value: Tree) -> Any:
     """Treat undefined as JSON.stringify does: it leaves a key out, and an item is null."""
     if isinstance(value, dict):
         return {key: _defined(item) for key, item in value.items() if item is not UNSET}
