@@ -29,6 +29,7 @@ from .protocol.messages import (
     ServerSideEmit,
     SocketsJoin,
     SocketsLeave,
+    check_server_event,
     event_data,
     make_target,
     rooms_tuple,
@@ -139,7 +140,11 @@ class PostgresEmitter:
         await self._publish(DisconnectSockets, namespace, target=target, close=close)
 
     async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None:
-        """Send an event to every server's handler."""
+        """Send an event to every server's handler.
+
+        :raises ValueError: the name is one that Node's servers take for their own.
+        """
+        check_server_event(event)
         data = to_data([event, *args], _encode)
         await self._publish(ServerSideEmit, namespace, data=data)
 

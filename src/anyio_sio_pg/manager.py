@@ -32,6 +32,7 @@ from .protocol.messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    check_server_event,
     event_data,
     from_data,
     make_target,
@@ -530,8 +531,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
     # Servers
 
     async def server_side_emit(self, event: str, *args: Any, namespace: str = "/") -> None:
-        """Send an event to every other server's handler."""
+        """Send an event to every other server's handler.
+
+        :raises ValueError: the name is one that Node's servers take for their own.
+        """
         node = self._running()
+        check_server_event(event)
         self._require_cluster("server-side events", "use custom_request")
         data = to_data([event, *args], self._dumps)
         await node.publish(
@@ -547,11 +552,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         A server without a handler answers None. ``timeout`` is in seconds, 0 to 86,400; None means
         ``requests_timeout``.
 
-        :raises ValueError: ``timeout`` is out of range.
+        :raises ValueError: ``timeout`` is out of range, or the name as in :meth:`server_side_emit`.
         :raises RequestTimeoutError: a server did not answer in time (a Node server without a
             handler never does); ``partial`` has the answers that came.
         """
         self._running()
+        check_server_event(event)
         self._require_cluster("server-side events", "use custom_request")
         data = to_data([event, *args], self._dumps)
         return await self._call_servers(namespace, data, timeout)

@@ -44,6 +44,9 @@ from .protocol.messages import (
     to_data,
 )
 
+_POISON = "__proto__"
+"""A key for which Node refuses a whole message, and which a client can choose."""
+
 _LONGEST_TIMEOUT = 86_400.0
 
 _auth_sent: ContextVar[Any] = ContextVar("auth_sent", default=None)
@@ -412,7 +415,7 @@ def handshake(environ: dict[str, Any], issued: float, auth: Any) -> dict[str, An
         "secure": scheme in ("https", "wss") or environ.get("wsgi.url_scheme") == "https",
         "issued": round(issued * 1_000),
         "url": environ.get("RAW_URI") or environ.get("PATH_INFO", ""),
-        "query": {key: values[-1] for key, values in query.items()},
+        "query": {key: values[-1] for key, values in query.items() if key != _POISON},
         "auth": {} if auth is None else auth,
     }
 
@@ -438,9 +441,9 @@ def _headers(environ: dict[str, Any], scope: dict[str, Any]) -> dict[str, str]:
 
 
 def _encodable(session: Tree) -> Any:
-    """Return a session, or a client's auth, without the values that cannot be sent."""
+    """Return a session, or a client's auth, without what cannot be sent or Node cannot read."""
     try:
-        msgspec.json.encode(session)
+        text = msgspec.json.encode(session)
         msgspec.msgpack.encode(session)
     except (TypeError, ValueError, OverflowError, RecursionError):
         if not isinstance(session, dict):
@@ -449,7 +452,16 @@ def _encodable(session: Tree) -> Any:
             key: kept
             for key, value in session.items()
             if isinstance(key, str)
+            and key != _POISON
             and ((kept := _encodable(value)) is not None or value is None)
             and _encodable(key) is not None
         }
-    return session
+    return _without_poison(session) if _POISON.encode() in text else session
+
+
+def _without_poison(value: Tree) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_poison(item) for key, item in value.items() if key != _POISON}
+    if isinstance(value, list | tuple):
+        return [_without_poison(item) for item in value]
+    return value

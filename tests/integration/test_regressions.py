@@ -457,3 +457,30 @@ async def test_callbacks_of_clients_that_never_answer_are_forgotten(uri: str, pr
             await eventually(
                 lambda n=n, c=client: len(n.manager.callbacks.get(c.sid, {0: 0})) == 1, timeout=3
             )
+
+
+async def test_a_client_cannot_spoil_what_node_reads_of_it(uri: str, prefix: str) -> None:
+    # Node's MessagePack decoder refuses a whole message for this key
+    async with two_nodes(uri, prefix) as (a, b):
+        auth = {"__proto__": 1, "ä": ["__proto__", {"__proto__": 2, "k": 3}]}
+        client = await b.client(auth=auth, QUERY_STRING="__proto__=1&q=2")
+        async with b.server.session(client.sid) as session:
+            session.update({"__proto__": 1, "text": "ä __proto__"})
+        (found,) = await a.manager.fetch_sockets()
+        assert found.data == {"text": "ä __proto__"}
+        assert found.handshake["auth"] == {"ä": ["__proto__", {"k": 3}]}
+        assert found.handshake["query"] == {"q": "2"}
+
+
+@pytest.mark.parametrize("name", ["connect", "connection", "new_namespace"])
+async def test_node_is_sent_no_events_of_its_own(uri: str, prefix: str, name: str) -> None:
+    async with node(uri, prefix) as a, open_postgres_emitter(uri, prefix=prefix) as emitter:
+        for call in (
+            a.manager.server_side_emit,
+            a.manager.server_side_call,
+            emitter.server_side_emit,
+        ):
+            with pytest.raises(
+                ValueError, match=rf"^the server-side event name '{name}' is reserved"
+            ):
+                await call(name)

@@ -37,6 +37,9 @@ RESERVED_EVENTS: Final = (
 )
 """Event names that make the official clients drop their connection when they come in a packet."""
 
+RESERVED_SERVER_EVENTS: Final = ("connect", "connection", "new_namespace")
+"""Names of server-side events that a Node server takes for its own."""
+
 EMITTER = "emitter"
 """The ``uid`` of whatever sends without being a node."""
 
@@ -316,6 +319,18 @@ def event_data(event: str, data: Any, dumps: Callable[[Any], str | bytes]) -> Da
     if isinstance(data, tuple):
         return to_data([event, *data], dumps)
     return to_data([event] if data is None else [event, data], dumps)
+
+
+def check_server_event(event: str) -> None:
+    """Refuse the names that a Node server takes for its own events.
+
+    :raises ValueError: it is one of them.
+    """
+    if event in RESERVED_SERVER_EVENTS:
+        raise ValueError(
+            f"the server-side event name {event!r} is reserved: Node's servers do not send"
+            f" {', '.join(RESERVED_SERVER_EVENTS)}"
+        )
 
 
 def make_target(
