@@ -9,7 +9,6 @@ a later answer to FETCH_SOCKETS) and ``args`` (all the arguments of an acknowled
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -88,8 +87,8 @@ _HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 # follow beside
 _LENGTHS = b"\1\2\4\1\2\4" + bytes(15) + b"\1\2\4" + bytes(4)
 _MORE = b"\0\0\0\1\1\1\4\x08\1\2\4\x08\1\2\4\x08\2\3\5\x09\x11\0\0\0\2\4\2\4"
-_NOWHERE = secrets.token_hex(16)
-"""A room that nobody is in."""
+_NOWHERE = -(2**63)
+"""A room that nobody is in: a number, so that no text from a client can name it."""
 
 _MAX_NAMES = 1_024
 _MAX_HEAD_ROOMS = 16
