@@ -34,9 +34,11 @@ STYLES = {
     ],
     "asyncio": [sys.executable, str(APPS / "anyio_node.py"), "uvicorn", "asyncio"],
     "trio": [sys.executable, str(APPS / "anyio_node.py"), "hypercorn", "trio"],
+    "bare-asyncio": [sys.executable, str(APPS / "bare_node.py"), "asyncio"],
+    "bare-trio": [sys.executable, str(APPS / "bare_node.py"), "trio"],
 }
 """How a node is run: a stock server, with the adapter's block around it or in its lifespan, or an
-AnyIOServer, on either event loop."""
+AnyIOServer, on either event loop; or without a web server, with clients in memory."""
 
 
 async def until(condition: Callable[[], Awaitable[Any]], timeout: float = 20) -> Any:

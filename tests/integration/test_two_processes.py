@@ -468,42 +468,6 @@ async def _refuses(http: aiohttp.ClientSession, path: str) -> bool:
         return response.status == 503
 
 
-@pytest.mark.parametrize(
-    ("own_pair", "killed"),
-    [("stock", 0), ("stock", 1), ("anyio", 0), ("anyio", 1)],
-    ids=["block", "lifespan", "asyncio", "trio"],
-    indirect=["own_pair"],
-)
-async def test_a_request_to_a_killed_node_ends_at_its_timeout(own_pair: Pair, killed: int) -> None:
-    async with connected(own_pair[1 - killed]) as (a,):
-        here = await a.client()
-        own_pair[killed].signal(signal.SIGSTOP)
-        results: dict[str, Any] = {}
-
-        async def request(name: str, *args: Any, **kwargs: Any) -> None:
-            began = anyio.current_time()
-            with pytest.raises(RemoteError, match="RequestTimeoutError") as caught:
-                await a.manager(name, *args, **kwargs)
-            results[name] = (anyio.current_time() - began, caught.value.partial)
-
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(request, "fetch_sockets")
-            tg.start_soon(request, "clients")
-            tg.start_soon(lambda: request("server_side_call", "who", timeout=2.0))
-            await until(lambda: _sent(a, 3))
-            own_pair[killed].signal(signal.SIGKILL)
-        assert results["server_side_call"][1] == []
-        assert results["clients"][1] == [here.sid]
-        assert [s["id"] for s in results["fetch_sockets"][1]] == [here.sid]
-        for name, timeout in (("fetch_sockets", 1), ("clients", 1), ("server_side_call", 2)):
-            assert timeout - 0.1 < results[name][0] < timeout + 2
-
-
-async def _sent(node: RemoteNode, count: int) -> bool:
-    stats = await node.manager("stats")
-    return bool(stats["sent"] >= count)
-
-
 async def test_a_node_that_was_killed_is_not_waited_for(fast_pair: Pair) -> None:
     async with connected(*fast_pair) as (a, b):
         here = await a.client()
