@@ -320,7 +320,6 @@ GARBAGE: list[str | tuple[str, Any]] = [
     ("", broadcast()),
     ("", broadcast({"no": "name"})),
     ("", broadcast("disconnect")),
-    ("", broadcast("x", rooms=[["a"]])),
     ("", broadcast("x", rooms=7)),
     *(chunk(""), chunk("a_0_0"), chunk("a_5_2"), chunk("a_-1_2"), chunk("a_x_y")),
     *(chunk("a_0_9999999999999999999"), chunk("whole_0_1", "!!!")),
@@ -339,6 +338,7 @@ STRANGE: list[str | tuple[str, Any]] = [
     '["PREFIX-other#/#", "!!!"]',
     '["other#/#", "!!!"]',
     ("", broadcast("x", namespace="/other")),
+    ("", broadcast("x", rooms=[["not a name"]])),
     ("-response", '{"requestid":"nobody"}'),
 ]
 """What is not for this cluster, and no garbage."""
@@ -436,6 +436,48 @@ async def test_sessions_that_are_lost(uri: str, prefix: str, javascript: Node) -
         await until(complete)
         answers = await chat.custom_request("q", namespace="/chat")
         assert sorted(answers, key=str) == [None, ["chat", "q"]]
+
+
+async def test_nodes_that_may_have_a_namespace(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyio_sio_pg.legacy_node.RECOUNT", 2.0)
+    there = {"namespace": "/chat"}
+    async with (
+        node_server(uri, prefix, "chat", ["/", "/chat"]) as chat,
+        # its session says only that it has "/more"
+        node_server(uri, prefix, "more", ["/", "/chat", "/more"]) as more,
+        # and this one has no other namespace
+        node_server(uri, prefix, "root") as root,
+        node(uri, prefix, wire="legacy", requests_timeout=10) as a,
+        anyio.create_task_group() as tasks,
+    ):
+        answers: list[Any] = []
+
+        async def ask(question: str) -> None:
+            answers.extend(await a.manager.custom_request(question, **there))
+
+        # "/chat" is new to it
+        await a.manager.clients(**there)
+        root.signal(signal.SIGSTOP)
+        more.signal(signal.SIGSTOP)
+        tasks.start_soon(ask, "q")
+        await until(partial(_is_asked, chat, "q"))
+        assert answers == []
+        more.signal(signal.SIGCONT)
+        with anyio.fail_after(2):
+            await until(partial(_is_asked, more, "q"))
+            await eventually(lambda: answers)
+        assert sorted(answers, key=str) == [None, ["chat", "q"], ["more", "q"]]
+        # if it has not after all, that costs a moment
+        more.signal(signal.SIGSTOP)
+        answers.clear()
+        tasks.start_soon(ask, "r")
+        await until(partial(_is_asked, chat, "r"))
+        await eventually(lambda: answers, 5)
+        assert sorted(answers, key=str) == [None, ["chat", "r"]]
+        more.signal(signal.SIGCONT)
+        root.signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", ["leaves", "is killed"])
