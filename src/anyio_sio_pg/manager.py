@@ -96,8 +96,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         if self._entered:
             raise AdapterError("this manager's block is running already")
         self._entered = True
-        kind = LegacyNode if self._options.wire == "legacy" else ClusterNode
-        node = kind(self._options, self)
+        node = self._make_node()
         try:
             # other nodes are served as soon as they are heard
             self._node = node
@@ -113,6 +112,10 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
         finally:
             self._entered = False
             self._node = None
+
+    def _make_node(self) -> Node:
+        kind = LegacyNode if self._options.wire == "legacy" else ClusterNode
+        return kind(self._options, self)
 
     # What it is
 

@@ -146,33 +146,8 @@ class Node(ABC):
         self._local = local
         self._wire = wire
         self._reporter = Reporter(options.on_error)
-        table = quoted(options.table)
-        self.publisher = Publisher(
-            open=partial(open_session, options, listening=False),
-            prepare=self._prepare,
-            table=table,
-            log=Log(quoted(options.log_table), uid) if options.durable else None,
-            limit=options.outbox_limit,
-            deadline=options.heartbeat_timeout,
-            patience=options.publish_timeout,
-            drain_timeout=options.shutdown_timeout,
-            report=self.report,
-            redact=options.redact,
-        )
-        self.listener = Listener(
-            open=partial(open_session, options, listening=True),
-            introduce=self._introduce,
-            table=table,
-            receiver=self,
-            log=(
-                MessageLog(options.log_table, uid, wire.channel, self._position)
-                if options.durable
-                else None
-            ),
-            deadline=options.heartbeat_timeout,
-            report=self.report,
-            redact=options.redact,
-        )
+        self.publisher = self._make_publisher()
+        self.listener = self._make_listener()
         self._namespaces: dict[str, Namespace] = {}
         self._numbers: dict[str, int] = {}
         self._sequence = Sequence()
@@ -206,6 +181,36 @@ class Node(ABC):
             Heartbeat: self._heartbeat,
             AdapterClose: self._member_closed,
         }
+
+    def _make_publisher(self) -> Publisher:
+        return Publisher(
+            open=partial(open_session, self.options, listening=False),
+            prepare=self._prepare,
+            table=quoted(self.options.table),
+            log=Log(quoted(self.options.log_table), self.uid) if self.options.durable else None,
+            limit=self.options.outbox_limit,
+            deadline=self.options.heartbeat_timeout,
+            patience=self.options.publish_timeout,
+            drain_timeout=self.options.shutdown_timeout,
+            report=self.report,
+            redact=self.options.redact,
+        )
+
+    def _make_listener(self) -> Listener:
+        return Listener(
+            open=partial(open_session, self.options, listening=True),
+            introduce=self._introduce,
+            table=quoted(self.options.table),
+            receiver=self,
+            log=(
+                MessageLog(self.options.log_table, self.uid, self._wire.channel, self._position)
+                if self.options.durable
+                else None
+            ),
+            deadline=self.options.heartbeat_timeout,
+            report=self.report,
+            redact=self.options.redact,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
