@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.abc import ByteStream, SocketStream
+from anyio.abc import SocketStream
 
 
 class Proxy:
@@ -16,6 +16,8 @@ class Proxy:
         self._target_port = target_port
         self._streams: set[SocketStream] = set()
         self._gates = {"questions": _Gate(), "answers": _Gate()}
+        self._sinks: dict[str, set[SocketStream]] = {"questions": set(), "answers": set()}
+        self._cuts: dict[str, int] = {}
         self.port = 0
         self.refusing = False
         self.refused = 0
@@ -42,6 +44,21 @@ class Proxy:
         for stream in list(self._streams):
             await anyio.aclose_forcefully(stream)
 
+    async def half_close(self, direction: str) -> None:
+        """Say in one direction of all connections that nothing more comes, and let nothing more."""
+        sinks, self._sinks[direction] = self._sinks[direction], set()
+        for sink in sinks:
+            await sink.send_eof()
+
+    def cut_within(self, direction: str, size: int) -> None:
+        """Break the connection by which the next ``size`` bytes come, after half of those."""
+        self._cuts[direction] = size
+
+    @property
+    def cutting(self) -> bool:
+        """Whether a cut is still to come."""
+        return bool(self._cuts)
+
     async def _serve(self, client: SocketStream) -> None:
         async with client:
             if self.refusing:
@@ -49,22 +66,33 @@ class Proxy:
                 return
             async with await anyio.connect_tcp("127.0.0.1", self._target_port) as server:
                 self._streams.add(client)
+                sinks = {"questions": server, "answers": client}
+                for direction, sink in sinks.items():
+                    self._sinks[direction].add(sink)
                 try:
                     async with anyio.create_task_group() as tg:
                         tg.start_soon(self._pump, client, server, "questions", tg.cancel_scope)
                         tg.start_soon(self._pump, server, client, "answers", tg.cancel_scope)
                 finally:
                     self._streams.discard(client)
+                    for direction, sink in sinks.items():
+                        self._sinks[direction].discard(sink)
 
     async def _pump(
-        self, source: ByteStream, sink: ByteStream, direction: str, scope: anyio.CancelScope
+        self, source: SocketStream, sink: SocketStream, direction: str, scope: anyio.CancelScope
     ) -> None:
         gate = self._gates[direction]
         try:
             while True:
                 data = await source.receive()
                 await gate.wait()
-                await sink.send(data)
+                if len(data) >= (size := self._cuts.get(direction, len(data) + 1)):
+                    del self._cuts[direction]
+                    await sink.send(data[: size // 2])
+                    break
+                if sink in self._sinks[direction]:
+                    await sink.send(data)
+            scope.cancel()
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             scope.cancel()
 

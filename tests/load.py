@@ -1,0 +1,159 @@
+"""Events under trouble: numbered, counted, and compared with what came."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from anyio_sio_pg import MessagesLostError
+from anyio_sio_pg.testing import EmbeddedPostgres
+from harness import Client, TestNode, eventually, terminate
+
+Trouble = Callable[[], Awaitable[object]]
+
+BIG = b"\0" * 9_000
+
+DURABLE: dict[str, Any] = {"durable": True, "retention": 60, "publish_timeout": 30}
+PLAIN: dict[str, Any] = {"publish_timeout": 30, "heartbeat_interval": 0.2, "heartbeat_timeout": 10}
+"""Beats that tell at once what was lost at the end, where nobody sends any more."""
+
+
+def tables(prefix: str) -> dict[str, Any]:
+    """Options: tables of the test's own."""
+    return {"log_table": f"{prefix}_log", "table": f"{prefix}_attachments"}
+
+
+def payload(number: int) -> Any:
+    """What event ``number`` carries: some of it is binary, some too large for a notification."""
+    if number % 7 == 0:
+        return [number, "x" * 9_000]
+    return [number, BIG] if number % 31 == 0 else number
+
+
+def numbers(client: Client, namespace: str = "/") -> list[int]:
+    """The numbers of the events so far, their data checked."""
+    found: list[int] = []
+    for event, data in client.events(namespace):
+        assert event == "n"
+        number = data[0] if isinstance(data, list) else data
+        assert data == payload(number)
+        found.append(number)
+    return found
+
+
+@dataclass
+class Counts:
+    """What became of a sender's events at a receiver."""
+
+    sent: int
+    delivered: int
+    lost: int
+    doubled: int
+
+
+@dataclass(eq=False)
+class Losses:
+    """An ``on_error`` that adds up what is reported as lost."""
+
+    total: int = 0
+
+    def __call__(self, error: Exception) -> None:
+        if isinstance(error, MessagesLostError):
+            self.total += error.count
+
+
+async def send_during(
+    send: Callable[[str, Any], Awaitable[None]], trouble: Trouble, least: int = 500
+) -> int:
+    """Emit numbered events, without end, until the trouble is over; return how many it were."""
+    count = 0
+    over = False
+
+    async def make_trouble() -> None:
+        nonlocal over
+        await trouble()
+        over = True
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(make_trouble)
+        while not over or count < least:
+            await send("n", payload(count))
+            count += 1
+            if count % 10 == 0:
+                # some thousand events a second: nobody's outbox is to be full
+                await anyio.sleep(0.004)
+    return count
+
+
+async def under_load(
+    sender: TestNode, receiver: TestNode, trouble: Trouble, *, least: int = 500
+) -> Counts:
+    """Send to a client of the receiver until the trouble is over, and count what came.
+
+    What came is in order, and what did not is known to the receiver.
+    """
+    there = await receiver.client()
+    before = receiver.manager.stats().lost
+    sent = await send_during(sender.manager.emit, trouble, least)
+    return await counted(sender, receiver, there, sent, before)
+
+
+async def counted(
+    sender: TestNode, receiver: TestNode, there: Client, sent: int, before: int = 0
+) -> Counts:
+    """Wait until all that was sent is flushed and has come, or is counted as lost."""
+
+    def lost() -> int:
+        return receiver.manager.stats().lost - before
+
+    with anyio.fail_after(60):
+        await sender.manager.flush()
+    try:
+        await eventually(lambda: there.read() or len(there.log) + lost() >= sent, 30)
+    except AssertionError:
+        raise AssertionError(f"{sent} sent, {len(there.log)} came, {lost()} lost") from None
+    got = numbers(there)
+    assert got == sorted(got), "out of order"
+    counts = Counts(sent, len(set(got)), lost(), len(got) - len(set(got)))
+    assert counts.delivered + counts.lost == sent
+    assert set(got) <= set(range(sent))
+    return counts
+
+
+def backend(manager: Any, which: str) -> int:
+    """The server's pid of a session, or 0 while there is none."""
+    session = getattr(manager, which)
+    return 0 if session is None else int(session.info.backend_pid)
+
+
+async def kill_again_and_again(uri: str, manager: Any, which: str, times: int) -> None:
+    """Terminate a manager's ``listener`` or ``publisher``, each new one as soon as it is there."""
+    last = 0
+    for _ in range(times):
+        await eventually(lambda last=last: backend(manager, which) not in (0, last))
+        last = backend(manager, which)
+        terminate(uri, last)
+
+
+async def connected(*nodes: TestNode) -> None:
+    """Wait until all nodes are connected."""
+    await eventually(lambda: all(n.manager.status == "connected" for n in nodes), 40)
+
+
+async def crash(server: EmbeddedPostgres) -> None:
+    """Kill the postmaster and start it again, once its children have ended."""
+    server.kill()
+    await anyio.to_thread.run_sync(_restart, server)
+
+
+def _restart(server: EmbeddedPostgres) -> None:
+    for _ in range(200):
+        try:
+            server.start()
+        except RuntimeError:
+            continue
+        return
+    server.start()
