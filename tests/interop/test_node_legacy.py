@@ -322,6 +322,16 @@ async def test_custom_requests_that_node_could_not_send(
     assert unordered(answers) == unordered([*theirs, *([name, ["measure", text]] for name in OURS)])
 
 
+async def test_custom_requests_with_binary_data(cluster: Cluster, sender: Server) -> None:
+    # its JSON has no binary data: what was bytes is what JSON.stringify makes of a Buffer
+    buffer = {"type": "Buffer", "data": [0, 255]}
+    answers = await sender.custom_request({"b": [b"\0\xff"]})
+    own = [name for name in NAMES if name == sender.name and name in OURS]
+    assert unordered(answers) == unordered(
+        [name, {"b": [b"\0\xff" if name in own else buffer]}] for name in NAMES
+    )
+
+
 async def test_sockets_that_nobody_has(cluster: Cluster, ours: PythonServer) -> None:
     # long before the timeout of the requests, which is 15 s
     with anyio.fail_after(5):
