@@ -17,7 +17,6 @@ import msgspec
 from .errors import ConnectionLostError, ProtocolError
 from .node import LocalSide, Namespace, Node
 from .open_requests import Pending
-from .postgres.connection import open_session
 from .postgres.presence import Presence, Session, introduce, others
 from .postgres.schema import check_writable
 from .protocol.legacy_wire import CHANNEL, LegacyWire
@@ -130,7 +129,7 @@ class LegacyNode(Node):
         if name != "/":
             # a session has one name, and 1.x nodes count by it
             presence = self._presences[name] = Presence(
-                partial(open_session, self.options, listening=True),
+                partial(self._open_session, listening=True),
                 self._session_name(name),
                 self.report,
             )

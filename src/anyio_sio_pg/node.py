@@ -140,6 +140,11 @@ class _Probe:
 class Node(ABC):
     """One node of the cluster, for as long as its block runs."""
 
+    # a simulated PostgreSQL has others
+    _publisher_type = Publisher
+    _listener_type = Listener
+    _log_type = MessageLog
+
     def __init__(self, options: Options, local: LocalSide, wire: Wire, uid: str):
         self.options = options
         self.uid = uid
@@ -183,8 +188,8 @@ class Node(ABC):
         }
 
     def _make_publisher(self) -> Publisher:
-        return Publisher(
-            open=partial(open_session, self.options, listening=False),
+        return self._publisher_type(
+            open=partial(self._open_session, listening=False),
             prepare=self._prepare,
             table=quoted(self.options.table),
             log=Log(quoted(self.options.log_table), self.uid) if self.options.durable else None,
@@ -197,13 +202,13 @@ class Node(ABC):
         )
 
     def _make_listener(self) -> Listener:
-        return Listener(
-            open=partial(open_session, self.options, listening=True),
+        return self._listener_type(
+            open=partial(self._open_session, listening=True),
             introduce=self._introduce,
             table=quoted(self.options.table),
             receiver=self,
             log=(
-                MessageLog(self.options.log_table, self.uid, self._wire.channel, self._position)
+                self._log_type(self.options.log_table, self.uid, self._wire.channel, self._position)
                 if self.options.durable
                 else None
             ),
@@ -494,6 +499,9 @@ class Node(ABC):
         """Log an error and hand it to ``on_error``."""
         self._note_connection()
         self._reporter.report(error)
+
+    async def _open_session(self, *, listening: bool) -> AnyConnection:
+        return await open_session(self.options, listening=listening)
 
     # What each wire does in its own way
 

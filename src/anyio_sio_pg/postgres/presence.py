@@ -23,9 +23,9 @@ logger = logging.getLogger("anyio_sio_pg")
 _LOCK: Final = (0x61736970, 1)
 """The advisory lock that the sessions of this package hold together: "asip" in ASCII."""
 
-_HOLD = "SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int8)"
+HOLD: Final = b"SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int8)"
 
-_ABSENT = """\
+ABSENT: Final = b"""\
 WITH held AS MATERIALIZED (
   SELECT (l.classid::int8 << 32) | l.objid::int8 AS key
   FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_database AS d ON d.oid = l.database
@@ -70,13 +70,13 @@ def _key(uid: str) -> int:
 
 async def hold(connection: AnyConnection, uid: str) -> None:
     """Let others see, for as long as the session lives, that a node listens."""
-    await connection.execute(_HOLD.encode(), [_key(uid)])
+    await connection.execute(HOLD, [_key(uid)])
 
 
 async def absent(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
     """Return those of the nodes that have no listening session."""
     by_key = {_key(uid): uid for uid in uids}
-    cursor = await connection.execute(_ABSENT.encode(), [list(by_key)], binary=True)
+    cursor = await connection.execute(ABSENT, [list(by_key)], binary=True)
     return [by_key[row[0]] for row in await cursor.fetchall()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import psycopg
 from anyio.abc import TaskGroup, TaskStatus
+from psycopg.errors import Diagnostic
 
 from ..errors import AdapterClosedError, AdapterError, ConnectionLostError, PublishError
 from ..protocol.batch import Log, statement, take
@@ -29,6 +31,15 @@ _QUEUE_FULL = "54000"
 _UNDEFINED_TABLE = "42P01"
 _RECONNECT = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
 _RETRY_CLASSES = ("40", "53", "55", "57")
+_QUEUE_FILLS = "asyncQueueFillWarning"
+_HOLDER = """\
+SELECT a.pid, a.application_name, a.usename, pg_catalog.host(a.client_addr), a.state
+FROM pg_catalog.pg_stat_activity AS a
+WHERE a.pid = %b::int4 OR a.state LIKE 'idle in transaction%%' OR a.wait_event = 'ClientWrite'
+ORDER BY (a.pid = %b::int4) IS TRUE DESC, a.xact_start LIMIT 1"""
+_WHOLE = 3
+"""How often a batch that has no room in the queue is tried again before it is sent in halves."""
+
 _CONTROL_RESERVE = 2
 """Control messages (heartbeats, answers) may fill the outbox up to this multiple of its limit."""
 
@@ -113,6 +124,8 @@ class Publisher:
         self._connection: AnyConnection | None = None
         self._drain_until: float | None = None
         self._refusal = ""
+        self._queue_full = False
+        self._holder: int | None = None
         self._attempt = 0
         self.closed = False
         self.batches = 0
@@ -339,6 +352,7 @@ class Publisher:
                 return connection
 
     async def _publish(self, connection: AnyConnection) -> None:
+        connection.add_notice_handler(self._take_notice)
         while True:
             while self._jobs:
                 await self._run_job(connection, self._jobs.popleft())
@@ -390,7 +404,10 @@ class Publisher:
                         continue
                     break
                 if state == _QUEUE_FULL:
-                    await self._heal_queue(connection, exc, attempt)
+                    await self._heal_queue(connection, exc)
+                    if attempt >= _WHOLE and len(batch) > 1:
+                        # a small queue may never have room for all of it at once
+                        break
                 elif not state.startswith(_RETRY_CLASSES) or (
                     anyio.current_time() - started >= self._patience and self._log is None
                 ):
@@ -410,29 +427,57 @@ class Publisher:
         await self._send_apart(connection, batch, started)
 
     async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
-        query, parameters = statement(batch, self._table, self._log)
         self._refusal = ""
         with anyio.move_on_after(self._deadline) as scope:
             try:
-                await connection.execute(query.encode(), parameters, binary=True)
+                await self._commit(connection, batch)
             except psycopg.Error as exc:
                 self._refusal = str(exc).strip()
                 raise
         if scope.cancelled_caught:
             raise _LostError(f"a batch had no answer within {self._deadline:g} s")
 
-    async def _heal_queue(
-        self, connection: AnyConnection, error: psycopg.Error, attempt: int
-    ) -> None:
-        # without this call PostgreSQL goes on refusing after the cause has gone
-        await connection.execute("SELECT pg_catalog.pg_notification_queue_usage()")
-        if attempt == 0:
-            self._report(
-                ConnectionLostError(
-                    "PostgreSQL's notification queue is full: some session listens and does not"
-                    f" read ({str(error).strip()}); what is in the outbox waits"
+    async def _commit(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
+        query, parameters = statement(batch, self._table, self._log)
+        await connection.execute(query.encode(), parameters, binary=True)
+
+    async def _heal_queue(self, connection: AnyConnection, error: psycopg.Error) -> None:
+        with anyio.move_on_after(self._deadline) as scope:
+            # without this call PostgreSQL goes on refusing after the cause has gone
+            await connection.execute("SELECT pg_catalog.pg_notification_queue_usage()")
+            if not self._queue_full:
+                self._queue_full = True
+                self._report(
+                    ConnectionLostError(
+                        f"PostgreSQL's notification queue is full ({str(error).strip()}):"
+                        f" {await self._blame(connection)}; what is in the outbox waits"
+                    )
                 )
-            )
+        if scope.cancelled_caught:
+            raise _LostError(f"a statement had no answer within {self._deadline:g} s")
+
+    async def _blame(self, connection: AnyConnection) -> str:
+        """Describe the session that keeps the notification queue from being emptied."""
+        known = self._holder
+        cursor = await connection.execute(_HOLDER.encode(), [known, known])
+        row = await cursor.fetchone()
+        if row is None:
+            return "some session listens and does not read"
+        pid, application, user, host, state = row
+        # of other roles' sessions an ordinary role sees no more than name and user
+        seen = [f"application_name {application!r}", f"user {user!r}"]
+        seen += [f"client {host}"] if host else []
+        seen += [state] if state else []
+        who = f"session {pid} ({', '.join(seen)})"
+        if pid != known:
+            return f"some session listens and does not read, and it may be {who}"
+        return f"{who} listens and does not read"
+
+    def _take_notice(self, notice: Diagnostic) -> None:
+        # PostgreSQL says who holds the queue, in the server's language
+        if notice.source_function == _QUEUE_FILLS:
+            found = re.search(r"\d+", notice.message_detail or "")
+            self._holder = int(found[0]) if found else None
 
     async def _mend(self, connection: AnyConnection) -> bool:
         try:
@@ -459,6 +504,9 @@ class Publisher:
 
     def _sent(self, count: int) -> None:
         self._attempt = 0
+        if self._queue_full:
+            self._queue_full = False
+            self._holder = None
         self.batches += 1
         self.sent += count
         self._settle(count)

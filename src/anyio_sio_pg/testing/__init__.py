@@ -4,6 +4,8 @@ from .clients import RefusedError, SimulatedClient
 from .cluster import SimulatedCluster, SimulatedNode
 from .network import Network, PostgresNetwork
 from .server import EmbeddedPostgres
+from .simulated import SimulatedNetwork
+from .virtual_time import virtual_time
 
 __all__ = [
     "EmbeddedPostgres",
@@ -12,5 +14,7 @@ __all__ = [
     "RefusedError",
     "SimulatedClient",
     "SimulatedCluster",
+    "SimulatedNetwork",
     "SimulatedNode",
+    "virtual_time",
 ]

@@ -172,7 +172,7 @@ class SimulatedClient:
                     self._send(sio_packet.Packet(ack, data=data, namespace=namespace, id=packet.id))
 
     def _send(self, packet: Any) -> None:
-        encoded = packet.encode()
+        encoded: str | bytes | list[str | bytes] = packet.encode()
         for frame in encoded if isinstance(encoded, list) else [encoded]:
             if isinstance(frame, bytes):
                 self._put({"type": "websocket.receive", "bytes": frame})

@@ -175,6 +175,7 @@ class SimulatedCluster(anyio.AsyncContextManagerMixin):
         ]
         for node in nodes:
             await node.manager.flush()
+        await self.network.settled()
         for node in nodes:
             while True:
                 with contextlib.suppress(RequestTimeoutError):

@@ -34,6 +34,9 @@ class Network(Protocol):
         """Tell whether a node is kept from PostgreSQL."""
         ...
 
+    async def settled(self) -> None:
+        """Return when nothing is on its way any more."""
+
     async def serve(self, task_group: TaskGroup) -> None:
         """Start what the network needs to run."""
 
@@ -73,6 +76,9 @@ class PostgresNetwork:
     def is_cut(self, node: str) -> bool:
         """Tell whether a node is kept from PostgreSQL."""
         return node in self._cut
+
+    async def settled(self) -> None:
+        """Do nothing: a notification of one's own comes after all that was sent before it."""
 
     async def serve(self, task_group: TaskGroup) -> None:
         """Do nothing: the server runs already."""
