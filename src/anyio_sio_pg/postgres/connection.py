@@ -289,10 +289,11 @@ async def open_session(options: Options, *, listening: bool) -> AnyConnection:
             connection.prepare_threshold = None
             if not connection.autocommit:
                 await connection.set_autocommit(True)
-            if connection.info.encoding != "utf-8":
-                await connection.execute("SET client_encoding TO 'UTF8'")
-            # not through a pooler, which has a pid of its own and lends its sessions to others
-            await connection.execute(_SERVER_KEEPALIVE, [connection.pgconn.backend_pid])
+            with anyio.fail_after(CONNECT_TIMEOUT):
+                if connection.info.encoding != "utf-8":
+                    await connection.execute("SET client_encoding TO 'UTF8'")
+                # not through a pooler, which has a pid of its own and lends its sessions to others
+                await connection.execute(_SERVER_KEEPALIVE, [connection.pgconn.backend_pid])
         except BaseException:
             await connection.close()
             raise

@@ -37,9 +37,6 @@ SELECT a.pid, a.application_name, a.usename, pg_catalog.host(a.client_addr), a.s
 FROM pg_catalog.pg_stat_activity AS a
 WHERE a.pid = %b::int4 OR a.state LIKE 'idle in transaction%%' OR a.wait_event = 'ClientWrite'
 ORDER BY (a.pid = %b::int4) IS TRUE DESC, a.xact_start LIMIT 1"""
-_WHOLE = 3
-"""How often a batch that has no room in the queue is tried again before it is sent in halves."""
-
 _CONTROL_RESERVE = 2
 """Control messages (heartbeats, answers) may fill the outbox up to this multiple of its limit."""
 
@@ -405,9 +402,6 @@ class Publisher:
                     break
                 if state == _QUEUE_FULL:
                     await self._heal_queue(connection, exc)
-                    if attempt >= _WHOLE and len(batch) > 1:
-                        # a small queue may never have room for all of it at once
-                        break
                 elif not state.startswith(_RETRY_CLASSES) or (
                     anyio.current_time() - started >= self._patience and self._log is None
                 ):
@@ -555,5 +549,7 @@ class Publisher:
 
 def _raise_if_lost(connection: AnyConnection, error: psycopg.Error) -> None:
     state = error.sqlstate or ""
-    if connection.closed or state in _RECONNECT or state.startswith("08"):
+    # what the server has refused has a state
+    unanswered = not state and isinstance(error, psycopg.OperationalError)
+    if connection.closed or unanswered or state in _RECONNECT or state.startswith("08"):
         raise error
