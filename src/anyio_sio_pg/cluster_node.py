@@ -76,10 +76,23 @@ class ClusterNode(Node):
         except ProtocolError as exc:
             self._note_garbage(exc)
             return None
+        if self.options.durable and not self.listener.catching_up and self._follows_a_gap(message):
+            # what is missing is in the log, and comes first
+            self.listener.hold(channel, payload)
+            return None
         self.received += 1
         if message.sender != EMITTER and not isinstance(message, AdapterClose):
             self._notice(namespace, message, numbered=message.seq is not None)
         return message if self._in_sequence(message) else None
+
+    def _follows_a_gap(self, message: Message) -> bool:
+        seq = message.seq
+        if seq is None:
+            return False
+        if isinstance(message, Heartbeat | AdapterClose):
+            # theirs is that of the last message before
+            seq += 1
+        return self._sequence.gap(message.origin or message.sender, None, message.namespace, seq)
 
     def _hear_own(self, namespace: str, payload: bytes) -> None:
         # only these have a probe, and what they say is short

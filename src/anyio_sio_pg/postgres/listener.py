@@ -18,7 +18,7 @@ from ..errors import AdapterError, ConnectionLostError
 from ..protocol.messages import Attached, Message
 from .connection import AnyConnection, AnyIOConnection, backoff, close_session
 from .log import MessageLog
-from .publisher import Open, Prepare, Report
+from .publisher import RETRY_CLASSES, Open, Prepare, Report
 
 logger = logging.getLogger("anyio_sio_pg")
 
@@ -80,6 +80,11 @@ class Listener:
         self._receiver = receiver
         self._log = log
         self._marks: dict[str, dict[str, int]] = {}
+        self._joined: dict[str, float] = {}
+        self._heard = anyio.current_time()
+        self._caught_up = True
+        self._held: list[tuple[bytes, bytes]] = []
+        self.catching_up = False
         self._deadline = deadline
         self._report = report
         self._redact = redact
@@ -109,11 +114,16 @@ class Listener:
             await anyio.lowlevel.checkpoint()
             return
         self._channels.add(channel)
+        if not self.connected and self._marks:
+            self._joined[channel] = anyio.current_time()
         await self._command("LISTEN", channel)
 
     async def unlisten(self, channel: str) -> None:
         """Stop listening on a channel."""
         self._channels.discard(channel)
+        # what comes until it is listened to again is not for this node
+        self._marks.pop(channel, None)
+        self._joined.pop(channel, None)
         await self._command("UNLISTEN", channel)
 
     async def _command(self, command: str, channel: str) -> None:
@@ -124,6 +134,10 @@ class Listener:
         self._commands.append((command, channel, done))
         self._rouse()
         await done.wait()
+
+    def hold(self, channel: bytes, payload: bytes) -> None:
+        """Decode a notification again once the log has been read."""
+        self._held.append((channel, payload))
 
     def reconnect(self, reason: str) -> None:
         """Give up the connection and make a new one."""
@@ -211,46 +225,84 @@ class Listener:
 
     async def _listen_all(self, connection: AnyConnection) -> None:
         self._broken = None
-        self._decode()
+        if self._caught_up:
+            self._decode()
+        # what came to a session that broke while it caught up is newer than what is still to read
+        self._caught_up = False
         connection.pgconn.notify_handler = self._inbox.append
         done: set[str] = set()
         while todo := sorted(self._channels - done):
             await self._listen_on(connection, todo)
             done.update(todo)
+        self._caught_up = True
         await self._in_time(self._introduce(connection))
         self._connection = connection
         self.connected = True
         self._receiver.listening()
 
     async def _listen_on(self, connection: AnyConnection, channels: list[str]) -> None:
-        back = [channel for channel in channels if channel in self._marks]
+        back = [c for c in channels if c in self._marks or c in self._joined]
         for channel in channels:
             if channel not in self._marks:
                 # first: what is sent from here on is for this node
-                self._marks[channel] = await self._senders(connection, channel)
+                self._marks[channel] = await self._mark(connection, channel)
+                self._joined.pop(channel, None)
         await self._execute(connection, ";".join(_statement("LISTEN", c) for c in channels))
         if back and self._log is not None:
             await self._deliver(connection)
-            for channel in back:
-                await self._catch_up(connection, self._log, channel)
+            self.catching_up = True
+            try:
+                for channel in back:
+                    await self._catch_up(connection, self._log, channel)
+            finally:
+                self.catching_up = False
 
-    async def _senders(self, connection: AnyConnection, channel: str) -> dict[str, int]:
+    async def _fill_gaps(self, connection: AnyConnection) -> None:
+        """Deliver, from the log, what has not come, and then what came after it."""
+        assert self._log is not None  # noqa: S101 - without it nothing is held
+        self.catching_up = True
+        try:
+            for channel in sorted({channel for channel, _ in self._held}):
+                await self._catch_up(connection, self._log, channel.decode())
+            while self._held:
+                message = self._receiver.decode(*self._held.pop(0))
+                if message is not None:
+                    self._pending.append(message)
+        finally:
+            self.catching_up = False
+        await self._deliver(connection)
+
+    async def _mark(self, connection: AnyConnection, channel: str) -> dict[str, int]:
+        """Return each sender's last number of the time at which the channel was joined."""
         if self._log is None:
             return {}
+        joined = self._joined.get(channel)
+        age = None if joined is None else anyio.current_time() - joined
         try:
-            return await self._in_time(self._log.senders(connection, channel))
+            return await self._in_time(self._log.numbers(connection, channel, age))
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")
             return {}
 
     async def _catch_up(self, connection: AnyConnection, log: MessageLog, channel: str) -> None:
         """Deliver what was sent while this node did not listen."""
-        before = self._marks[channel]
+        before = self._marks.get(channel, {})
         name = channel.encode()
-        for sender, newest in (await self._senders(connection, channel)).items():
+        try:
+            spans = await self._in_time(log.senders(connection, channel))
+        except psycopg.Error as exc:
+            self._cannot_read(connection, exc, "the log")
+            spans = {}
+        for sender in before.keys() - spans.keys() - {log.ours}:
+            # its rows are gone: its next number tells how many they were
+            log.position(channel, sender, before[sender])
+        complete = anyio.current_time() - self._heard < log.retention
+        for sender, (first, newest) in spans.items():
             if sender == log.ours:
                 continue
-            after = log.position(channel, sender, before.get(sender, 0))
+            # where nothing can have been deleted, what it sent before was before our time
+            begin = before.get(sender, first - 1 if complete else 0)
+            after = log.position(channel, sender, begin)
             while after < newest:
                 try:
                     rows = await self._in_time(log.rows(connection, channel, sender, after))
@@ -267,8 +319,13 @@ class Listener:
                 await anyio.lowlevel.checkpoint()
 
     def _cannot_read(self, connection: AnyConnection, exc: psycopg.Error, what: str) -> None:
-        """Report that a table is not as it should be; a lost connection is raised again."""
+        """Report that a table is not as it should be.
+
+        A lost connection is raised again, and of the log also what another attempt may mend.
+        """
         if connection.closed or exc.sqlstate is None:
+            raise exc
+        if what == "the log" and exc.sqlstate.startswith(RETRY_CLASSES):
             raise exc
         self._report(AdapterError(f"{what} cannot be read: {self._redact(exc).strip()}"))
 
@@ -288,7 +345,6 @@ class Listener:
                 if command == "LISTEN":
                     await self._listen_on(connection, [channel])
                 else:
-                    self._marks.pop(channel, None)
                     await self._execute(connection, _statement(command, channel))
                 self._commands.popleft()
                 done.set()
@@ -296,6 +352,8 @@ class Listener:
             if self._inbox or self._pending:
                 self._decode()
                 await self._deliver(connection)
+                if self._held:
+                    await self._fill_gaps(connection)
                 await anyio.lowlevel.checkpoint()
             else:
                 await self._wait(pgconn.socket)
@@ -307,6 +365,7 @@ class Listener:
                 raise
             if connection.closed:
                 raise _LostError("the server ended it")
+            self._heard = anyio.current_time()
 
     def _collect(self, connection: AnyConnection) -> None:
         self._inbox.extend(iter(connection.pgconn.notifies, None))

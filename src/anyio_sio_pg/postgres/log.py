@@ -44,8 +44,23 @@ WITH RECURSIVE s AS (
     WHERE l.channel = %(channel)b::text AND l.sender > s.sender ORDER BY l.sender LIMIT 1
   ) AS n
 )
-SELECT s.sender, (SELECT max(l.seq) FROM {table} AS l
+"""
+
+_SPANS = f"""{_SENDERS}\
+SELECT s.sender,
+  (SELECT min(l.seq) FROM {{table}} AS l
+  WHERE l.channel = %(channel)b::text AND l.sender = s.sender),
+  (SELECT max(l.seq) FROM {{table}} AS l
   WHERE l.channel = %(channel)b::text AND l.sender = s.sender) FROM s"""
+
+_NUMBERS = f"""{_SENDERS}\
+SELECT s.sender, coalesce(
+  (SELECT l.seq FROM {{table}} AS l WHERE l.channel = %(channel)b::text AND l.sender = s.sender
+  AND (%(age)b::float8 IS NULL
+    OR l.created_at < pg_catalog.now() - pg_catalog.make_interval(secs => %(age)b::float8))
+  ORDER BY l.seq DESC LIMIT 1),
+  (SELECT min(l.seq) - 1 FROM {{table}} AS l
+  WHERE l.channel = %(channel)b::text AND l.sender = s.sender)) FROM s"""
 
 _ROWS = """\
 SELECT seq, payload, body FROM {table}
@@ -183,21 +198,33 @@ class MessageLog:
 
     ``ours`` is this node's own uid; ``channel`` the name of a namespace's channel. ``position`` is
     the last number that was had of a channel's sender; where nothing ever was, it takes note of
-    the number that it is given, and returns that.
+    the number that it is given, and returns that. For ``retention`` seconds rows are sure to be
+    there.
     """
 
     table: str
     ours: str
     channel: Callable[[str], str]
     position: Callable[[str, str, int], int]
+    retention: float = 0.0
 
     def _sql(self, query: str) -> bytes:
         table = quoted(self.table).replace("%", "%%")
         return query.format(table=table, limit=AT_ONCE).encode()
 
-    async def senders(self, connection: AnyConnection, channel: str) -> dict[str, int]:
-        """Return the last number of each sender that has rows of a channel."""
-        cursor = await connection.execute(self._sql(_SENDERS), {"channel": channel}, binary=True)
+    async def senders(
+        self, connection: AnyConnection, channel: str
+    ) -> dict[str, tuple[int, int]]:
+        """Return the first and the last number of each sender that has rows of a channel."""
+        cursor = await connection.execute(self._sql(_SPANS), {"channel": channel}, binary=True)
+        return {row[0]: (row[1], row[2]) for row in await cursor.fetchall()}
+
+    async def numbers(
+        self, connection: AnyConnection, channel: str, age: float | None
+    ) -> dict[str, int]:
+        """Return the last number of each sender that has rows of a channel, ``age`` seconds ago."""
+        parameters = {"channel": channel, "age": age}
+        cursor = await connection.execute(self._sql(_NUMBERS), parameters, binary=True)
         return dict(await cursor.fetchall())
 
     async def rows(

@@ -68,6 +68,11 @@ class Sequence:
         self._last[key] = last_used
         return last_used - last
 
+    def gap(self, sender: str, origin: str | None, namespace: str, seq: int) -> bool:
+        """Tell whether messages before a number are missing, without taking note of it."""
+        last = self._last.get((sender, origin, namespace))
+        return last is not None and seq > last + 1
+
     def position(self, sender: str, origin: str | None, namespace: str, begin: int) -> int:
         """Return the last number seen of a sender; where none was, take ``begin`` for it."""
         key = (sender, origin, namespace)

@@ -16,8 +16,9 @@ import anyio.lowlevel
 import psycopg
 
 from ..cluster_node import ClusterNode
+from ..errors import AdapterError
 from ..manager import PostgresManager
-from ..postgres.connection import AnyConnection
+from ..postgres.connection import CONNECT_TIMEOUT, AnyConnection
 from ..postgres.listener import Listener
 from ..postgres.log import AT_ONCE, MessageLog, Row
 from ..postgres.presence import ABSENT, HOLD
@@ -78,6 +79,7 @@ class SimulatedNetwork:
         self._numbers = itertools.count(1)
         self._flying: list[tuple[float, int, _Session, Notification]] = []
         self._last: dict[tuple[str, int], float] = {}
+        self._mended = anyio.Event()
         self._launched = anyio.Event()
         self._landed = anyio.Event()
 
@@ -102,6 +104,8 @@ class SimulatedNetwork:
             self._silent.discard(node)
             for session in self._sessions.pop(node, []):
                 session.end()
+            self._mended.set()
+            self._mended = anyio.Event()
 
     def is_cut(self, node: str) -> bool:
         """Tell whether a node is kept from PostgreSQL."""
@@ -139,10 +143,10 @@ class SimulatedNetwork:
     def open(self, node: str) -> _Session:
         """Open a session.
 
-        :raises psycopg.OperationalError: the node is cut off.
+        :raises AdapterError: the node is cut off.
         """
         if node in self._cut:
-            raise psycopg.OperationalError(f"{node} is cut off")
+            raise AdapterError(f"{node} is cut off")
         session = _Session(self, node, next(self._numbers))
         self._sessions.setdefault(node, []).append(session)
         return session
@@ -188,10 +192,10 @@ class SimulatedNetwork:
                     heapq.heappush(self._flying, (at, next(self._numbers), session, notification))
 
     async def pause(self, node: str) -> None:
-        """Let the time pass that a statement takes; for ever while the node is silent."""
+        """Let the time pass that a statement takes; nothing comes back while a node is silent."""
         await anyio.sleep(self._random.uniform(*self.delay))
         while node in self._silent:
-            await anyio.sleep_forever()
+            await self._mended.wait()
 
     def breaks(self) -> bool:
         """Tell whether a session breaks now, by chance."""
@@ -363,7 +367,11 @@ class _Node(ClusterNode):
         super().__init__(options, local)
 
     async def _open_session(self, *, listening: bool) -> AnyConnection:
-        await self.network.pause(self.name)
+        try:
+            with anyio.fail_after(CONNECT_TIMEOUT):
+                await self.network.pause(self.name)
+        except TimeoutError:
+            raise AdapterError("connection timeout expired") from None
         return cast("AnyConnection", self.network.open(self.name))
 
     async def _prepare(self, connection: AnyConnection) -> None:
