@@ -200,9 +200,12 @@ def test_a_message_survives_in_pieces_in_any_order(kind: str, data: st.DataObjec
 def test_the_pieces_of_several_messages_do_not_mix(
     several: list[Message], data: st.DataObject
 ) -> None:
-    several = [msgspec.structs.replace(message, namespace="/") for message in several]
+    # all of one sender's
+    several = [
+        msgspec.structs.replace(message, sender="abcdef", origin=None, namespace="/")
+        for message in several
+    ]
     ours = LegacyWire("socket.io")
-    # a sender numbers its messages, another has another uid
     pieces = [payloads_of(ours.encode(message, 200)) for message in several]
     wire = reader("/")
     found = [
@@ -924,6 +927,20 @@ def test_names_with_a_hash_do_not_lead_astray(
         assert same(result, message)
     else:
         assert result is None
+
+
+@pytest.mark.parametrize(
+    ("namespace", "room"), [("/", "a#b"), ("/a", "b"), ("/a#b", ""), ("/a", "b#"), ("/a#b", "#")]
+)
+@pytest.mark.parametrize("others", [["/a#b", "/a", "/", "/a#b#", "#"], ["#", "/", "/a", "/a#b"]])
+def test_an_event_is_for_the_namespace_that_it_names(
+    namespace: str, room: str, others: list[str]
+) -> None:
+    message = event('["e"]', namespace=namespace, target=Target((room,)))
+    (payload,) = written(message)
+    assert reader(*others).decode(payload, 0.0) == message
+    rest = [other for other in others if other != namespace]
+    assert reader(*rest).decode(payload, 0.0) is None
 
 
 # What nobody should write
