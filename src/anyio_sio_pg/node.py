@@ -58,7 +58,7 @@ from .protocol.messages import (
     Want,
 )
 from .protocol.requests import Answers
-from .protocol.sequence import Sequence, Verdict
+from .protocol.sequence import MAX_SENDERS, Sequence, Verdict
 from .protocol.wire import Outgoing, Wire
 from .reporting import Reporter
 from .status import Stats, Status
@@ -155,7 +155,8 @@ class Node(ABC):
         self.listener = self._make_listener()
         self._namespaces: dict[str, Namespace] = {}
         self._numbers: dict[str, int] = {}
-        self._sequence = Sequence()
+        # a sender that is forgotten would be replayed like a new one
+        self._sequence = Sequence(MAX_SENDERS * (32 if options.durable else 1))
         self.requests = OpenRequests()
         self._probes: dict[int, _Probe] = {}
         self._next_probe = 0
@@ -208,7 +209,14 @@ class Node(ABC):
             table=quoted(self.options.table),
             receiver=self,
             log=(
-                self._log_type(self.options.log_table, self.uid, self._wire.channel, self._position)
+                self._log_type(
+                    self.options.log_table,
+                    self.uid,
+                    self._wire.channel,
+                    self._position,
+                    # a crash empties an unlogged table
+                    self.options.retention if self.options.durable is True else 0.0,
+                )
                 if self.options.durable
                 else None
             ),

@@ -274,35 +274,43 @@ class Listener:
 
     async def _mark(self, connection: AnyConnection, channel: str) -> dict[str, int]:
         """Return each sender's last number of the time at which the channel was joined."""
-        if self._log is None:
+        log = self._log
+        if log is None:
             return {}
-        joined = self._joined.get(channel)
-        age = None if joined is None else anyio.current_time() - joined
         try:
-            return await self._in_time(self._log.numbers(connection, channel, age))
+            marks = await self._in_time(log.senders(connection, channel))
+            if (joined := self._joined.get(channel)) is not None:
+                for sender in marks:
+                    age = anyio.current_time() - joined
+                    marks[sender] = await self._in_time(
+                        log.before(connection, channel, sender, age)
+                    )
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")
             return {}
+        return marks
 
     async def _catch_up(self, connection: AnyConnection, log: MessageLog, channel: str) -> None:
         """Deliver what was sent while this node did not listen."""
         before = self._marks.get(channel, {})
+        # is every row still there of what was sent meanwhile?
+        complete = anyio.current_time() - self._heard < log.retention
         name = channel.encode()
         try:
-            spans = await self._in_time(log.senders(connection, channel))
+            newest_of = await self._in_time(log.senders(connection, channel))
+            for sender in newest_of.keys() - before.keys() if complete else ():
+                # what it sent before its first row was before this node listened
+                before[sender] = await self._in_time(log.before(connection, channel, sender))
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")
-            spans = {}
-        for sender in before.keys() - spans.keys() - {log.ours}:
+            newest_of = {}
+        for sender in before.keys() - newest_of.keys() - {log.ours}:
             # its rows are gone: its next number tells how many they were
             log.position(channel, sender, before[sender])
-        complete = anyio.current_time() - self._heard < log.retention
-        for sender, (first, newest) in spans.items():
+        for sender, newest in newest_of.items():
             if sender == log.ours:
                 continue
-            # where nothing can have been deleted, what it sent before was before our time
-            begin = before.get(sender, first - 1 if complete else 0)
-            after = log.position(channel, sender, begin)
+            after = log.position(channel, sender, before.get(sender, 0))
             while after < newest:
                 try:
                     rows = await self._in_time(log.rows(connection, channel, sender, after))

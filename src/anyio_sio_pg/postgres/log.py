@@ -44,23 +44,16 @@ WITH RECURSIVE s AS (
     WHERE l.channel = %(channel)b::text AND l.sender > s.sender ORDER BY l.sender LIMIT 1
   ) AS n
 )
-"""
-
-_SPANS = f"""{_SENDERS}\
-SELECT s.sender,
-  (SELECT min(l.seq) FROM {{table}} AS l
-  WHERE l.channel = %(channel)b::text AND l.sender = s.sender),
-  (SELECT max(l.seq) FROM {{table}} AS l
+SELECT s.sender, (SELECT max(l.seq) FROM {table} AS l
   WHERE l.channel = %(channel)b::text AND l.sender = s.sender) FROM s"""
 
-_NUMBERS = f"""{_SENDERS}\
-SELECT s.sender, coalesce(
-  (SELECT l.seq FROM {{table}} AS l WHERE l.channel = %(channel)b::text AND l.sender = s.sender
-  AND (%(age)b::float8 IS NULL
-    OR l.created_at < pg_catalog.now() - pg_catalog.make_interval(secs => %(age)b::float8))
-  ORDER BY l.seq DESC LIMIT 1),
-  (SELECT min(l.seq) - 1 FROM {{table}} AS l
-  WHERE l.channel = %(channel)b::text AND l.sender = s.sender)) FROM s"""
+_FIRST = """\
+SELECT min(seq) FROM {table} WHERE channel = %b::text AND sender = %b::text"""
+
+_OLDER = """\
+SELECT seq FROM {table} WHERE channel = %b::text AND sender = %b::text
+AND created_at < pg_catalog.now() - pg_catalog.make_interval(secs => %b::float8)
+ORDER BY seq DESC LIMIT 1"""
 
 _ROWS = """\
 SELECT seq, payload, body FROM {table}
@@ -212,20 +205,28 @@ class MessageLog:
         table = quoted(self.table).replace("%", "%%")
         return query.format(table=table, limit=AT_ONCE).encode()
 
-    async def senders(
-        self, connection: AnyConnection, channel: str
-    ) -> dict[str, tuple[int, int]]:
-        """Return the first and the last number of each sender that has rows of a channel."""
-        cursor = await connection.execute(self._sql(_SPANS), {"channel": channel}, binary=True)
-        return {row[0]: (row[1], row[2]) for row in await cursor.fetchall()}
-
-    async def numbers(
-        self, connection: AnyConnection, channel: str, age: float | None
-    ) -> dict[str, int]:
-        """Return the last number of each sender that has rows of a channel, ``age`` seconds ago."""
-        parameters = {"channel": channel, "age": age}
-        cursor = await connection.execute(self._sql(_NUMBERS), parameters, binary=True)
+    async def senders(self, connection: AnyConnection, channel: str) -> dict[str, int]:
+        """Return the last number of each sender that has rows of a channel."""
+        cursor = await connection.execute(self._sql(_SENDERS), {"channel": channel}, binary=True)
         return dict(await cursor.fetchall())
+
+    async def before(
+        self, connection: AnyConnection, channel: str, sender: str, age: float | None = None
+    ) -> int:
+        """Return the last number that a sender's row had ``age`` seconds ago.
+
+        Where there is none so old, it is the number before the first row.
+        """
+        if age is not None:
+            cursor = await connection.execute(
+                self._sql(_OLDER), [channel, sender, age], binary=True
+            )
+            if row := await cursor.fetchone():
+                return int(row[0])
+        cursor = await connection.execute(self._sql(_FIRST), [channel, sender], binary=True)
+        row = await cursor.fetchone()
+        # they may have been deleted meanwhile
+        return 0 if row is None or row[0] is None else row[0] - 1
 
     async def rows(
         self, connection: AnyConnection, channel: str, sender: str, after: int

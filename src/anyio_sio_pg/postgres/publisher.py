@@ -30,7 +30,7 @@ Report = Callable[[Exception], None]
 _QUEUE_FULL = "54000"
 _UNDEFINED_TABLE = "42P01"
 _RECONNECT = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
-_RETRY_CLASSES = ("40", "53", "55", "57")
+RETRY_CLASSES = ("40", "53", "55", "57")
 _QUEUE_FILLS = "asyncQueueFillWarning"
 _HOLDER = """\
 SELECT a.pid, a.application_name, a.usename, pg_catalog.host(a.client_addr), a.state
@@ -121,6 +121,8 @@ class Publisher:
         self._connection: AnyConnection | None = None
         self._drain_until: float | None = None
         self._refusal = ""
+        self._complaint = ""
+        self._keeps = False
         self._queue_full = False
         self._holder: int | None = None
         self._attempt = 0
@@ -387,6 +389,7 @@ class Publisher:
         self, connection: AnyConnection, batch: list[Outgoing], since: float | None = None
     ) -> None:
         started = anyio.current_time() if since is None else since
+        self._keeps = self._log is not None
         attempt = 0
         mended = False
         while True:
@@ -394,15 +397,22 @@ class Publisher:
                 await self._execute(connection, batch)
             except psycopg.Error as exc:
                 _raise_if_lost(connection, exc)
-                state = exc.sqlstate or ""
-                if state == _UNDEFINED_TABLE and not mended:
-                    mended = True
-                    if await self._mend(connection):
+                if exc.sqlstate == _UNDEFINED_TABLE and not mended:
+                    failure = await self._mend(connection)
+                    if failure is None:
+                        mended = True
                         continue
-                    break
+                    if isinstance(failure, AdapterError):
+                        if not self._keeps:
+                            break
+                        # better heard by those who listen than by nobody
+                        self._keeps = False
+                        continue
+                    exc = failure
+                state = exc.sqlstate or ""
                 if state == _QUEUE_FULL:
                     await self._heal_queue(connection, exc)
-                elif not state.startswith(_RETRY_CLASSES) or (
+                elif not state.startswith(RETRY_CLASSES) or (
                     anyio.current_time() - started >= self._patience and self._log is None
                 ):
                     break
@@ -432,7 +442,8 @@ class Publisher:
             raise _LostError(f"a batch had no answer within {self._deadline:g} s")
 
     async def _commit(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
-        query, parameters = statement(batch, self._table, self._log)
+        log = self._log if self._keeps else None
+        query, parameters = statement(batch, self._table, log)
         await connection.execute(query.encode(), parameters, binary=True)
 
     async def _heal_queue(self, connection: AnyConnection, error: psycopg.Error) -> None:
@@ -473,13 +484,20 @@ class Publisher:
             found = re.search(r"\d+", notice.message_detail or "")
             self._holder = int(found[0]) if found else None
 
-    async def _mend(self, connection: AnyConnection) -> bool:
+    async def _mend(self, connection: AnyConnection) -> AdapterError | psycopg.Error | None:
+        """Make the tables again; return why that failed."""
         try:
             await self._prepare(connection)
-        except (AdapterError, psycopg.Error) as exc:
-            self._report(exc if isinstance(exc, AdapterError) else AdapterError(self._redact(exc)))
-            return False
-        return True
+        except AdapterError as exc:
+            if str(exc) != self._complaint:
+                self._complaint = str(exc)
+                self._report(exc)
+            return exc
+        except psycopg.Error as exc:
+            _raise_if_lost(connection, exc)
+            return exc
+        self._complaint = ""
+        return None
 
     async def _send_apart(
         self, connection: AnyConnection, batch: list[Outgoing], since: float
