@@ -10,7 +10,7 @@ import anyio
 import psycopg
 import pytest
 
-from anyio_sio_pg import open_postgres_emitter
+from anyio_sio_pg import AnyIOConnection, open_postgres_emitter
 from anyio_sio_pg.postgres.log import MessageLog
 from anyio_sio_pg.protocol.sequence import MAX_SENDERS
 from anyio_sio_pg.testing import EmbeddedPostgres
@@ -333,4 +333,267 @@ async def test_a_batch_sent_again_after_its_rows_are_gone(
         await a.manager.flush()
         await all_came(there, 1, 2)
         assert b.manager.stats().repeated == 1
+        assert b.manager.stats().lost == 0
+
+
+# What is replayed
+
+
+async def test_everything_is_replayed_in_its_order(postgres: EmbeddedPostgres, prefix: str) -> None:
+    async with cluster(postgres, prefix) as c:
+        there = await c.b.client()
+        heard: list[Any] = []
+        c.b.manager.on_server_side("tell")(lambda number: heard.append(number))
+        a = c.a.manager
+        await a.emit("n", "before", to="r")
+        async with c.away():
+            for number in range(3):
+                await a.emit("n", ["out", number], to="r")
+                await a.sockets_join("r")
+                await a.emit("n", ["in", number], to="r")
+                await a.server_side_emit("tell", number)
+                await a.emit("n", ["large", number, "x" * 9_000], to="r")
+                await a.emit("n", ["binary", number, b"\0" * 10], to="r")
+                await a.sockets_leave("r")
+            await a.flush()
+        await a.emit("n", "after")
+        await all_came(
+            there,
+            *(
+                value
+                for number in range(3)
+                for value in (
+                    ["in", number],
+                    ["large", number, "x" * 9_000],
+                    ["binary", number, b"\0" * 10],
+                )
+            ),
+            "after",
+        )
+        await eventually(lambda: heard == [0, 1, 2])
+        assert c.b.manager.stats().lost == 0
+
+
+async def test_several_namespaces(postgres: EmbeddedPostgres, prefix: str) -> None:
+    names = ["/", "/x", "/y"]
+    async with cluster(postgres, prefix) as c:
+        there = {name: await c.b.client(name) for name in names}
+        await c.send("before", namespace="/x")
+        async with c.away():
+            for number in range(5):
+                for name in names:
+                    await c.send(f"{name} {number}", namespace=name)
+        for name in names:
+            await c.send("after", namespace=name)
+        for name in names:
+            before = ["before"] if name == "/x" else []
+            missed = [f"{name} {number}" for number in range(5)]
+            await all_came(there[name], *before, *missed, "after", namespace=name)
+        assert c.b.manager.stats().lost == 0
+
+
+async def test_an_emitter(postgres: EmbeddedPostgres, prefix: str) -> None:
+    """One that was heard before, and one that starts and ends during the outage."""
+    async with (
+        cluster(postgres, prefix) as c,
+        open_postgres_emitter(postgres.uri, prefix=prefix, **options_of(prefix)) as known,
+    ):
+        there = await c.b.client()
+        await known.emit("n", 0)
+        await all_came(there, 0)
+        async with c.away():
+            await known.emit("n", 1)
+            async with open_postgres_emitter(
+                postgres.uri, prefix=prefix, **options_of(prefix)
+            ) as new:
+                for number in range(3):
+                    await new.emit("n", f"new {number}")
+            await known.emit("n", 2)
+            await known.flush()
+        await known.emit("n", 3)
+        await eventually(lambda: 3 in came(there))
+        got = came(there)
+        assert [value for value in got if isinstance(value, int)] == [0, 1, 2, 3]
+        assert [value for value in got if not isinstance(value, int)] == ["new 0", "new 1", "new 2"]
+        assert c.b.manager.stats().lost == 0
+
+
+async def test_a_node_that_starts_and_ends_during_the_outage_of_another(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with cluster(postgres, prefix) as c:
+        there, other = await c.b.client(), await c.a.client()
+        async with c.away():
+            async with node(postgres.uri, prefix, **options_of(prefix)) as new:
+                here = await new.client()
+                for number in range(5):
+                    await new.manager.emit("n", number)
+                await c.send(5)
+                await all_came(here, *range(6))
+            await eventually(lambda: sorted(came(other)) == list(range(6)))
+        await eventually(lambda: len(came(there)) == 6)
+        # each sender's in its order
+        assert [number for number in came(there) if number != 5] == list(range(5))
+        assert c.b.manager.stats().lost == 0
+
+
+async def test_a_node_that_starts_during_the_outage_of_another(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with cluster(postgres, prefix) as c:
+        there = await c.b.client()
+        await c.send("before")
+        await all_came(there, "before")
+        async with c.away(), node(postgres.uri, prefix, **options_of(prefix)) as new:
+            here = await new.client()
+            for number in range(5):
+                await new.manager.emit("n", number)
+            await new.manager.flush()
+            # the new one starts from now
+            await all_came(here, *range(5))
+            c.way.refusing = False
+            await connected(c.b)
+            await new.manager.emit("n", 5)
+            await all_came(there, "before", *range(6))
+            await c.b.manager.emit("n", 6)
+            await all_came(here, *range(7))
+            assert new.manager.stats().lost == 0
+        assert c.b.manager.stats().lost == 0
+
+
+async def test_requests_that_are_old_do_no_harm(postgres: EmbeddedPostgres, prefix: str) -> None:
+    async with cluster(postgres, prefix, requests_timeout=0.5) as c:
+        there = await c.b.client()
+        calls: list[int] = []
+
+        @c.b.manager.on_server_side("ask")
+        async def ask(number: int) -> int:
+            calls.append(number)
+            return number
+
+        async with c.away():
+            # whose session has ended is not waited for
+            assert await c.a.manager.server_side_call("ask", 1) == []
+            assert await c.a.manager.fetch_sockets() == []
+        await eventually(lambda: calls == [1])
+        assert await c.a.manager.server_side_call("ask", 2) == [2]
+        assert [socket.id for socket in await c.a.manager.fetch_sockets()] == [there.sid]
+        assert calls == [1, 2]
+        assert c.b.manager.stats().lost == c.a.manager.stats().lost == 0
+
+
+# The retention
+
+
+async def test_an_outage_longer_than_the_retention(postgres: EmbeddedPostgres, prefix: str) -> None:
+    """The gap is reported with its size; what is still there comes."""
+    options = {"retention": 1, "cleanup_interval": 1}
+    async with cluster(postgres, prefix, **options) as c:
+        there = await c.b.client()
+        await c.send(1)
+        await all_came(there, 1)
+        async with c.away():
+            await c.send(*range(2, 12))
+            count = f"SELECT count(*) FROM {prefix}_log"
+            await eventually(lambda: sql(postgres.uri, count) == [(0,)])
+            await c.send(12, 13)
+            async with node(postgres.uri, prefix, **options_of(prefix)) as late:
+                await late.manager.emit("n", 14)
+        await c.send(15)
+        await eventually(lambda: came(there)[-1] == 15)
+        assert [value for value in came(there) if value != 14] == [1, 12, 13, 15]
+        assert came(there).count(14) == 1
+        assert c.b.manager.stats().lost == c.losses.total == 10
+
+
+async def test_old_rows_go_in_steps(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of senders that are gone too, and no other cluster's."""
+    delete = MessageLog.delete
+    steps: list[bool] = []
+
+    async def counted(self: MessageLog, connection: Any, pair: Any, retention: float) -> bool:
+        more = await delete(self, connection, pair, retention)
+        if pair[1] == "dead":
+            steps.append(more)
+        return more
+
+    uri = postgres.uri
+    options = options_of(prefix, retention=1, cleanup_interval=1)
+    async with node(uri, prefix, **options):
+        insert = (
+            f"INSERT INTO {prefix}_log (channel, sender, seq, payload, created_at)"
+            " SELECT '{}', 'dead', k, '', now() - interval '{} seconds'"
+            " FROM generate_series({}, {}) AS k"
+        )
+        monkeypatch.setattr(MessageLog, "delete", counted)
+        sql(
+            uri,
+            insert.format(f"{prefix}#/gone", 3600, 1, 1_200),
+            insert.format(f"{prefix}#/gone", -3600, 1_201, 1_300),
+            insert.format("other#/", 3600, 1, 10),
+        )
+        left = f"SELECT channel, count(*), min(seq) FROM {prefix}_log GROUP BY 1 ORDER BY 1"
+        await eventually(
+            lambda: sql(uri, left) == [("other#/", 10, 1), (f"{prefix}#/gone", 100, 1_201)]
+        )
+        # the third step finds 200 old ones
+        await eventually(lambda: len(steps) >= 3)
+        assert steps[:3] == [True, True, False]
+
+
+async def test_only_one_node_at_a_time_deletes(postgres: EmbeddedPostgres, prefix: str) -> None:
+    uri = postgres.uri
+    options = options_of(prefix, retention=1, cleanup_interval=1)
+    async with node(uri, prefix, **options) as a, node(uri, prefix, **options) as b:
+        await acquainted(a, b)
+        log = a.manager._node.listener._log
+        insert = (
+            f"INSERT INTO {prefix}_log (channel, sender, seq, payload, created_at)"
+            f" SELECT '{prefix}#/', 'dead', k, '', now() - interval '1 hour'"
+            " FROM generate_series(1, 1200) AS k"
+        )
+        pair = (f"{prefix}#/", "dead")
+        left = f"SELECT count(*) FROM {prefix}_log"
+        async with (
+            await AnyIOConnection.connect(uri) as first,
+            await AnyIOConnection.connect(uri, autocommit=True) as second,
+        ):
+            async with first.transaction():
+                # the first is at it until the end of its transaction
+                await first.execute(insert)
+                assert await log.delete(first, pair, 1)
+                assert not await log.delete(second, pair, 1)
+            assert sql(uri, left) == [(700,)]
+            assert await log.delete(second, pair, 1)
+        await eventually(lambda: sql(uri, left) == [(0,)])
+
+
+# Clusters
+
+
+async def test_two_clusters_with_one_log(postgres: EmbeddedPostgres, prefix: str) -> None:
+    options = {**DURABLE, **tables(prefix)}
+    async with (
+        proxy(postgres.port) as way,
+        node(postgres.uri, f"{prefix}x", **options) as x,
+        node(postgres.uri, f"{prefix}y", **options) as y,
+        node(postgres.uri, f"{prefix}x", **options, listen_uri=way.uri) as b,
+    ):
+        await acquainted(x, b)
+        there = await b.client()
+        way.refusing = True
+        await way.cut()
+        await eventually(lambda: b.manager.status != "connected")
+        for number in range(5):
+            await x.manager.emit("n", f"x{number}")
+            await y.manager.emit("n", f"y{number}")
+        await x.manager.flush()
+        await y.manager.flush()
+        assert sql(postgres.uri, f"SELECT count(*) FROM {prefix}_log") == [(10,)]
+        way.refusing = False
+        await connected(b)
+        await x.manager.emit("n", "end")
+        await all_came(there, *(f"x{number}" for number in range(5)), "end")
         assert b.manager.stats().lost == 0
