@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -160,7 +159,8 @@ class Node(ABC):
         self.requests = OpenRequests()
         self._probes: dict[int, _Probe] = {}
         self._next_probe = 0
-        self._down_since: float | None = None
+        self._outage: object | None = None
+        self._isolated = False
         self._deaf = False
         self._garbage_kinds: set[str] = set()
         self._events: deque[ServerSideEmit] = deque()
@@ -287,10 +287,7 @@ class Node(ABC):
             return Status.ISOLATED
         if self.listener.connected and self.publisher.connected:
             return Status.CONNECTED
-        down = self._down_since
-        if down is not None and time.monotonic() - down >= self.options.heartbeat_timeout:
-            return Status.ISOLATED
-        return Status.RECONNECTING
+        return Status.ISOLATED if self._isolated else Status.RECONNECTING
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
@@ -816,10 +813,17 @@ class Node(ABC):
 
     def _note_connection(self) -> None:
         if self.listener.connected and self.publisher.connected:
-            self._down_since = None
-        elif self._down_since is None:
-            # the status is also asked for from other threads, which have no loop's clock
-            self._down_since = time.monotonic()
+            self._outage = None
+            self._isolated = False
+        elif self._outage is None:
+            self._outage = object()
+            self.start_soon(self._note_isolation, self._outage)
+
+    async def _note_isolation(self, outage: object) -> None:
+        # the status itself is also asked for from other threads, which have no loop's clock
+        await anyio.sleep(self.options.heartbeat_timeout)
+        if self._outage is outage:
+            self._isolated = True
 
     def _queue_event(self, message: ServerSideEmit) -> None:
         self._events.append(message)

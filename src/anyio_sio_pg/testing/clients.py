@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import anyio
 import anyio.lowlevel
+from engineio import packet as eio_packet
 from socketio import packet as sio_packet
 
 if TYPE_CHECKING:
@@ -43,11 +44,14 @@ class SimulatedClient:
         self._refused: dict[str, Any] = {}
         self._acknowledged: dict[tuple[str, int], list[Any]] = {}
         self._next_ack = 0
+        self._eio_sid = ""
+        self._noops = 0
         self._received: deque[dict[str, Any]] = deque([{"type": "websocket.connect"}])
         self._news = anyio.Event()
         self._partial: Any = None
         self.open = False
         self.closed = False
+        self.ended = anyio.Event()
 
     def __repr__(self) -> str:
         return f"client{self.number}@{self.node.name}"
@@ -103,6 +107,15 @@ class SimulatedClient:
         """End the connection, without waiting for anything."""
         self._put({"type": "websocket.disconnect", "code": 1006})
 
+    async def settled(self) -> None:
+        """Return when all that the server has sent so far is in ``events``."""
+        socket = self.node.server.eio.sockets.get(self._eio_sid)
+        if socket is not None and self.open and not self.closed:
+            # packets do not overtake each other, and this one does nothing
+            before = self._noops
+            await socket.send(eio_packet.Packet(eio_packet.NOOP))
+            await self._until(lambda: self._noops > before or self.closed)
+
     async def _run(self, app: App, query: dict[str, Any], headers: dict[str, str]) -> None:
         scope: dict[str, Any] = {
             "type": "websocket",
@@ -116,6 +129,7 @@ class SimulatedClient:
             await app(scope, self._receive, self._take)
         finally:
             self.closed = True
+            self.ended.set()
             self._notify()
 
     async def _receive(self) -> dict[str, Any]:
@@ -140,7 +154,10 @@ class SimulatedClient:
                 packet, self._partial = self._partial, None
                 self._handle(packet)
         elif frame.startswith("0"):
-            self.open = bool(json.loads(frame[1:])["sid"])
+            self._eio_sid = json.loads(frame[1:])["sid"]
+            self.open = True
+        elif frame == "6":
+            self._noops += 1
         elif frame == "2":
             self._put({"type": "websocket.receive", "text": "3"})
         elif frame.startswith("4"):

@@ -111,8 +111,9 @@ class SimulatedCluster(anyio.AsyncContextManagerMixin):
         self.network: Network = PostgresNetwork(network) if isinstance(network, str) else network
         self.nodes: list[SimulatedNode] = []
         self._make_server = make_server or _default_server
+        self.prefix = f"simulated{next(_clusters)}"
         self._options = {
-            "prefix": f"simulated{next(_clusters)}",
+            "prefix": self.prefix,
             "shutdown_timeout": 1.0,
             **options,
         }
@@ -122,17 +123,26 @@ class SimulatedCluster(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with anyio.create_task_group() as task_group:
-            self._task_group = task_group
-            await self.network.serve(task_group)
-            try:
-                yield self
-            finally:
-                with anyio.CancelScope(deadline=anyio.current_time() + PATIENCE, shield=True):
-                    for node in list(self.nodes):
-                        if node.running:
-                            await node.stop()
-                task_group.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as task_group:
+                self._task_group = task_group
+                await self.network.serve(task_group)
+                try:
+                    yield self
+                finally:
+                    await self._stop_all()
+                    task_group.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # a test's own failure is raised as it is
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            raise
+
+    async def _stop_all(self) -> None:
+        with anyio.CancelScope(deadline=anyio.current_time() + PATIENCE, shield=True):
+            for node in self.nodes:
+                if node.running:
+                    await node.stop()
 
     async def start(self, **options: Any) -> SimulatedNode:
         """Start a node, with options of its own, and return it once it takes part."""
@@ -182,6 +192,8 @@ class SimulatedCluster(anyio.AsyncContextManagerMixin):
                     await node.manager.ping()
                     break
             await _settled(node.manager)
+            for client in list(node.clients):
+                await client.settled()
         return [sum(_inner(node.manager)._numbers.values()) for node in nodes]
 
     def _is_cut(self, node: SimulatedNode) -> bool:

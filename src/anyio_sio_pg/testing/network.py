@@ -55,7 +55,9 @@ class PostgresNetwork:
         async def connect() -> AnyIOConnection:
             if node in self._cut:
                 raise psycopg.OperationalError(f"{node} is cut off")
-            connection = await AnyIOConnection.connect(self.uri, autocommit=True)
+            connection = await AnyIOConnection.connect(
+                self.uri, autocommit=True, application_name=options["prefix"]
+            )
             self._sessions[node].add(connection)
             if node in self._cut:
                 _break(connection)

@@ -45,12 +45,12 @@ class Notification(NamedTuple):
 class SimulatedNetwork:
     """A simulated PostgreSQL, and how the nodes of a :class:`.SimulatedCluster` reach it.
 
-    All that is left to chance follows from ``seed``. A notification takes a time between the two
+    Its own choices follow from ``seed``; event loops and ids have theirs. A notification takes a time between the two
     of ``delay`` (in seconds) to each node that listens; those of one sender stay in their order,
     those of several may be heard in another order by each. ``drop`` and ``duplicate`` are the
     chances (0 to 1) that a node does not hear one, or hears it twice; ``unsure`` the chance that
     the session breaks after a batch was committed and before the sender knows. They can be set
-    at any time, ``drop`` and ``duplicate`` also for one node with :meth:`trouble`.
+    at any time; ``dropped``, ``duplicated`` and ``broken`` count how often it has happened.
 
     Use it with :func:`.virtual_time`: hours then pass in a moment.
     """
@@ -70,6 +70,7 @@ class SimulatedNetwork:
         self.unsure = unsure
         self.dropped = 0
         self.duplicated = 0
+        self.broken = 0
         self._random = random.Random(seed)
         self._sessions: dict[str, list[_Session]] = {}
         self._cut: set[str] = set()
@@ -199,7 +200,9 @@ class SimulatedNetwork:
 
     def breaks(self) -> bool:
         """Tell whether a session breaks now, by chance."""
-        return self._random.random() < self.unsure
+        broken = self._random.random() < self.unsure
+        self.broken += broken
+        return broken
 
     def held(self) -> set[int]:
         """Return the keys of the advisory locks that are held."""
@@ -339,6 +342,14 @@ class _Log(MessageLog):
             for (name, sender), rows in network._log.items()
             if name == channel and rows
         }
+
+    async def before(
+        self, connection: AnyConnection, channel: str, sender: str, age: float | None = None
+    ) -> int:
+        network = _session(connection).network
+        await network.pause(_session(connection).node)
+        rows = network._log.get((channel, sender), {})
+        return (min(rows) - 1 if age is None else max(rows)) if rows else 0
 
     async def rows(
         self, connection: AnyConnection, channel: str, sender: str, after: int

@@ -1,0 +1,137 @@
+"""What only a simulated network does: it drops, repeats, delays, and is silent, as often as asked."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import anyio
+import pytest
+
+from anyio_sio_pg import MessagesLostError, RequestTimeoutError, Status
+from anyio_sio_pg.testing import SimulatedCluster, SimulatedNetwork, SimulatedNode, virtual_time
+from harness import eventually
+
+pytestmark = pytest.mark.anyio
+
+SEEDS = range(4)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param, virtual_time(request.param)
+
+
+async def trouble(cluster: SimulatedCluster, network: SimulatedNetwork, seed: int) -> list[int]:
+    """Send 300 events from three nodes while nodes are cut off and fall silent."""
+    chance = random.Random(seed)
+    counts = [0, 0, 0]
+    for _ in range(300):
+        number = chance.randrange(3)
+        data = b"\0" * 9_000 if chance.random() < 0.1 else None
+        await cluster.nodes[number].server.emit("n", (number, counts[number], data))
+        counts[number] += 1
+        victim = chance.choice(cluster.nodes)
+        if chance.random() < 0.03:
+            cluster.cut(victim)
+            await anyio.sleep(chance.random() * 2)
+            cluster.mend(victim)
+        if chance.random() < 0.02:
+            network.silence(victim.name)
+            await anyio.sleep(chance.random() * 20)
+            cluster.mend(victim)
+        if chance.random() < 0.2:
+            await anyio.sleep(chance.random() * 0.05)
+    return counts
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("durable", [False, True], ids=["plain", "durable"])
+@pytest.mark.parametrize("fault", ["none", "drop", "duplicate", "unsure"])
+async def test_every_loss_is_counted_and_with_durable_there_is_none(
+    seed: int, durable: bool, fault: str
+) -> None:
+    network = SimulatedNetwork(seed)
+    async with SimulatedCluster(network, durable=durable, publish_timeout=60) as cluster:
+        nodes = [await cluster.start() for _ in range(3)]
+        clients = [await node.connect() for node in nodes]
+        await cluster.quiet()
+        if fault != "none":
+            setattr(network, fault, 0.1 if fault == "unsure" else 0.03)
+        counts = await trouble(cluster, network, seed)
+        if fault != "none":
+            setattr(network, fault, 0.0)
+        # a silent node has to find that out; then heartbeats tell of what is missing at the tail
+        await anyio.sleep(30)
+        await cluster.quiet()
+        for node, client in zip(nodes, clients, strict=True):
+            lost = 0
+            for sender, count in enumerate(counts):
+                numbers = [n for _, who, n, _ in client.received() if who == sender]
+                assert numbers == sorted(set(numbers))
+                lost += count - len(numbers)
+            assert node.manager.stats().lost == lost
+            assert sum(e.count for e in node.errors if isinstance(e, MessagesLostError)) == lost
+            if durable:
+                assert lost == 0
+        if fault == "none" and not durable:
+            assert any(node.manager.stats().lost for node in nodes)
+        happened = {"drop": network.dropped, "duplicate": network.duplicated}
+        assert happened.get(fault, 1)
+        assert fault != "unsure" or network.broken
+
+
+async def acquainted(cluster: SimulatedCluster, **options: Any) -> list[SimulatedNode]:
+    nodes = [await cluster.start(**options) for _ in range(3)]
+    await cluster.quiet()
+    return nodes
+
+
+async def test_a_silent_node_is_waited_for_until_the_heartbeats_tell() -> None:
+    network = SimulatedNetwork()
+    async with SimulatedCluster(
+        network, requests_timeout=30, heartbeat_interval=5, heartbeat_timeout=10
+    ) as cluster:
+        a, _, c = await acquainted(cluster)
+        network.silence(c.name)
+        started = anyio.current_time()
+        await a.manager.clients()
+        # it holds its session, for all that PostgreSQL knows
+        assert 5 <= anyio.current_time() - started <= 16
+        started = anyio.current_time()
+        await a.manager.clients()
+        assert anyio.current_time() - started < 1
+
+
+async def test_a_silent_node_knows_that_it_is_isolated_and_recovers() -> None:
+    network = SimulatedNetwork()
+    async with SimulatedCluster(network, heartbeat_interval=5, heartbeat_timeout=10) as cluster:
+        a, _, c = await acquainted(cluster)
+        there = await c.connect()
+        await cluster.quiet()
+        assert c.manager.status is Status.CONNECTED
+        network.silence(c.name)
+        with pytest.raises(RequestTimeoutError):
+            await c.manager.ping()
+        await eventually(lambda: c.manager.status is Status.ISOLATED, timeout=60)
+        cluster.mend(c)
+        await eventually(lambda: c.manager.status is Status.CONNECTED, timeout=60)
+        await cluster.quiet()
+        await a.server.emit("back")
+        await cluster.quiet()
+        assert ["back"] in there.received()
+
+
+async def test_attachments_that_are_gone_come_from_the_log() -> None:
+    network = SimulatedNetwork(delay=(0.01, 0.02))
+    async with SimulatedCluster(network, durable=True) as cluster:
+        a, b, _ = await acquainted(cluster)
+        there = await b.connect()
+        await cluster.quiet()
+        for number in range(10):
+            await a.server.emit("big", (number, b"\0" * 9_000))
+            await a.manager.flush()
+            network.forget_attachments()
+        await cluster.quiet()
+        assert [n for _, n, _ in there.received()] == list(range(10))
+        assert b.manager.stats().lost == 0
