@@ -287,6 +287,9 @@ async def open_session(options: Options, *, listening: bool) -> AnyConnection:
             connection.cursor_factory = psycopg.AsyncCursor
             # a pooler hands statements to sessions that have not prepared them
             connection.prepare_threshold = None
+            if isinstance(connection, AnyIOConnection):
+                # a statement that is given up means a dead network, or the end
+                connection.cancel_timeout = 0.25
             if not connection.autocommit:
                 await connection.set_autocommit(True)
             with anyio.fail_after(CONNECT_TIMEOUT):
