@@ -125,6 +125,7 @@ class Publisher:
         self._keeps = False
         self._queue_full = False
         self._holder: int | None = None
+        self._blamed: int | None = None
         self._attempt = 0
         self.closed = False
         self.batches = 0
@@ -450,8 +451,10 @@ class Publisher:
         with anyio.move_on_after(self._deadline) as scope:
             # without this call PostgreSQL goes on refusing after the cause has gone
             await connection.execute("SELECT pg_catalog.pg_notification_queue_usage()")
-            if not self._queue_full:
+            # again when it is known whom to blame: PostgreSQL says so once in 5 s, to one session
+            if not self._queue_full or (self._holder is not None and self._blamed is None):
                 self._queue_full = True
+                self._blamed = self._holder
                 self._report(
                     ConnectionLostError(
                         f"PostgreSQL's notification queue is full ({str(error).strip()}):"
@@ -518,7 +521,7 @@ class Publisher:
         self._attempt = 0
         if self._queue_full:
             self._queue_full = False
-            self._holder = None
+            self._holder = self._blamed = None
         self.batches += 1
         self.sent += count
         self._settle(count)
