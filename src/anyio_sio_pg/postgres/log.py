@@ -130,9 +130,11 @@ async def ensure_log(connection: AnyConnection, table: str, *, unlogged: bool) -
                 pass
             found = await _columns(connection, table)
     except (errors.InsufficientPrivilege, errors.InvalidSchemaName) as exc:
+        *schema, _ = table_parts(table)
+        make = f"CREATE SCHEMA IF NOT EXISTS {quoted(schema[0])};\n" if schema else ""
         raise AdapterError(
             f"the log {table!r} is missing and could not be created ({str(exc).strip()}). Run this"
-            f" as a role that may:\n\n{create}\n{_grants(table, connection.info.user)}"
+            f" as a role that may:\n\n{make}{create}\n{_grants(table, connection.info.user)}"
         ) from None
     wrong = [
         f"{column} {kind}"
