@@ -69,11 +69,19 @@ async def main(options: argparse.Namespace) -> None:
                 await _send(sender, receiver, warm_up(events), options.bytes)
                 return await _send(sender, receiver, events, options.bytes)
 
+        address = server.uri
         contestants = [
             Contestant("AsyncRedisManager, asyncio", "redis", address=redis_url),
-            Contestant("PostgresManager, asyncio", "postgres", address=server.uri),
-            Contestant("PostgresManager, Trio", "postgres", "trio", server.uri),
+            Contestant("PostgresManager, asyncio", "postgres", address=address),
+            Contestant("PostgresManager, Trio", "postgres", "trio", address),
         ]
+        if options.durable:
+            contestants = [
+                Contestant("plain, asyncio", "postgres", address=address),
+                Contestant('durable="unlogged", asyncio', "unlogged", address=address),
+                Contestant("durable=True, asyncio", "logged", address=address),
+                Contestant("durable=True, Trio", "logged", "trio", address),
+            ]
         await compare(
             results,
             contestants,
@@ -86,4 +94,6 @@ async def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, arguments(__doc__ or "", rounds=7).parse_args())
+    parser = arguments(__doc__ or "", rounds=7)
+    parser.add_argument("--durable", action="store_true", help="what the log costs, instead")
+    anyio.run(main, parser.parse_args())

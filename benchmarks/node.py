@@ -33,6 +33,14 @@ async def manager_of(kind: str, address: str | None) -> AsyncIterator[Any]:
     if kind == "postgres":
         async with PostgresManager(address) as manager:
             yield manager
+    elif kind == "logged":
+        async with PostgresManager(address, durable=True) as manager:
+            yield manager
+    elif kind == "unlogged":
+        async with PostgresManager(
+            address, durable="unlogged", log_table="socket_io_unlogged_log"
+        ) as manager:
+            yield manager
     elif kind == "redis":
         yield socketio.AsyncRedisManager(address)
     else:
