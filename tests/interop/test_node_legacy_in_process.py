@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -20,9 +20,11 @@ from anyio_sio_pg import (
     ProtocolError,
     UnknownSocketError,
     emit_statement,
+    open_postgres_adapter,
     open_postgres_emitter,
 )
-from harness import FAST, TestNode, acquainted, eventually, node
+from cancelling import MANY, cancel_at
+from harness import FAST, TestNode, acquainted, eventually, node, sessions
 from interop.clients import JavaScriptClient, Node, node_process
 from interop.legacy_cluster import LEGACY_CLIENT, NodeServer, database, node_server
 from processes import until
@@ -549,3 +551,61 @@ async def test_odd_prefixes(
             assert len(await a.manager.custom_request("q")) == 3
             with pytest.raises(UnknownSocketError):
                 await a.manager.client_rooms("nobody")
+
+
+async def cancelled_at_every_point(
+    function: Callable[[], Awaitable[Any]], check: Callable[[], None] = lambda: None
+) -> int:
+    """Cancel a function at its first await, its second, and so on; return how many it has."""
+    for at in range(1, MANY):
+        with anyio.fail_after(30):
+            reached = await cancel_at(at, function)
+        check()
+        if not reached:
+            return at - 1
+    raise AssertionError("it has no end")
+
+
+async def test_cancelling_requests_at_every_await_point(
+    uri: str, prefix: str, javascript: Node
+) -> None:
+    async with theirs(uri, prefix, javascript, "node") as there, ours(uri, prefix) as [a, b]:
+        far = await b.client()
+        await a.manager.clients()
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            a.manager.clients,
+            a.manager.all_rooms,
+            partial(a.manager.custom_request, "x" * 9_000),
+            partial(a.manager.client_rooms, there.sid),
+            partial(a.manager.remote_join, there.sid, "r"),
+            partial(a.manager.remote_leave, far.sid, "r"),
+            partial(a.manager.sockets_join, "s"),
+            partial(a.manager.clients, namespace="/chat"),
+        ]
+        for call in calls:
+            assert await cancelled_at_every_point(call)
+            assert await a.manager.clients() == {there.sid, far.sid}
+        assert await there.server.rooms(there.sid) == sorted([there.sid, "r", "s"])
+        assert a.manager._node is not None
+        assert a.manager._node.requests._by_id == {}
+        assert await there.server.nodes() == 3
+        for one in (a, b):
+            assert one.manager.stats().lost == one.manager.stats().garbage == 0
+
+
+async def test_cancelling_the_whole_block_at_every_await_point(uri: str, prefix: str) -> None:
+    before = {task.id for task in anyio.get_running_tasks()}
+    entered: list[int] = []
+
+    async def block() -> None:
+        async with open_postgres_adapter(uri, wire="legacy", prefix=prefix) as manager:
+            entered.append(1)
+            await manager.emit("event", "x" * 9_000, namespace="/chat")
+            await manager.clients()
+
+    def check() -> None:
+        assert {task.id for task in anyio.get_running_tasks()} == before
+
+    assert await cancelled_at_every_point(block, check) > 20
+    assert entered
+    await eventually(lambda: sessions(uri, f"socket.io-{prefix}") == [])
