@@ -322,7 +322,7 @@ async def test_a_full_queue_is_reported_with_its_holder_and_heals(
     create = f'CREATE TABLE "{table}" (id bigserial UNIQUE, created_at timestamptz, payload bytea)'
     sql(tiny_queue.uri, create, f'GRANT ALL ON "{table}", "{table}_id_seq" TO plain')
     async with (
-        node(uri, prefix, on_error=errors.append, table=table) as a,
+        node(uri, prefix, on_error=errors.append, requests_timeout=0.3, table=table) as a,
         node(uri, prefix, table=table) as b,
     ):
         await acquainted(a, b)
