@@ -14,6 +14,7 @@ from .errors import (
 from .local_manager import AnyIOManager
 from .manager import PostgresManager, RemoteSocket, open_postgres_adapter
 from .postgres.connection import AnyIOConnection
+from .postgres.log import create_log_statement
 from .postgres.schema import create_statement as create_table_statement
 from .server import AnyIOEngineServer, AnyIOServer
 from .status import Stats, Status
@@ -37,6 +38,7 @@ __all__ = [
     "Stats",
     "Status",
     "UnknownSocketError",
+    "create_log_statement",
     "create_table_statement",
     "emit_statement",
     "open_postgres_adapter",
