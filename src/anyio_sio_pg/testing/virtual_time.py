@@ -32,7 +32,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 def virtual_time(backend: Literal["asyncio", "trio"]) -> dict[str, Any]:
-    """Return the ``backend_options`` of :func:`anyio.run` for a clock that jumps.
+    """Return the ``backend_options`` of ``anyio.run`` for a clock that jumps.
 
     Only for what waits for nothing but tasks of its own loop: a :class:`.SimulatedNetwork`, not a
     real server.
