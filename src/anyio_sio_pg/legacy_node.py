@@ -126,8 +126,8 @@ class LegacyNode(Node):
         name = namespace.name
         self._reader.listen(name)
         await self.listener.listen(CHANNEL)
-        if name != "/":
-            # a session has one name, and 1.x nodes count by it
+        if name != "/" and self._local._declares(name):
+            # a session has one name, and 1.x nodes count by it; clients must not use sessions up
             presence = self._presences[name] = Presence(
                 partial(self._open_session, listening=True),
                 self._session_name(name),
@@ -139,7 +139,9 @@ class LegacyNode(Node):
 
     async def _stop_listening(self, namespace: Namespace) -> None:
         self._reader.unlisten(namespace.name)
-        self._presences.pop(namespace.name).stop()
+        presence = self._presences.pop(namespace.name, None)
+        if presence is not None:
+            presence.stop()
 
     def _start_tasks(self) -> None:
         self.start_soon(self._give_up_incomplete)

@@ -120,10 +120,13 @@ class ClusterMember(AnyIOManager):
 
     def _keeps(self, namespace: str) -> bool:
         """Tell whether a namespace has clients or handlers here."""
+        return namespace in self.rooms or self._declares(namespace)
+
+    def _declares(self, namespace: str) -> bool:
+        """Tell whether the application itself has named a namespace, not only a client."""
         server = self.server
         return (
             namespace == "/"
-            or namespace in self.rooms
             or any(known == namespace for known, _ in self._event_handlers)
             or (
                 server is not None
@@ -371,7 +374,9 @@ class ClusterMember(AnyIOManager):
         for sid in list(self._recipients(namespace, target)):
             for room in rooms:
                 if kind is SocketsLeave:
-                    self.basic_leave_room(sid, namespace, room)
+                    # without its own room nobody could address it any more
+                    if room != sid:
+                        self.basic_leave_room(sid, namespace, room)
                 elif sid == room or not self.is_sid_room(namespace, room):
                     self.basic_enter_room(sid, namespace, room)
 

@@ -89,6 +89,10 @@ class LocalSide(Protocol):
         """Tell whether a namespace is in use here."""
         ...
 
+    def _declares(self, namespace: str) -> bool:
+        """Tell whether the application itself has named a namespace, not only a client."""
+        ...
+
     def _forget_overdue(self, now: float) -> None:
         """Wait no longer for acknowledgements that nobody would read any more."""
 
@@ -127,6 +131,8 @@ class Namespace:
     turn: anyio.Lock = field(default_factory=anyio.Lock)
     open: bool = False
     """Whether messages need not wait for their turn."""
+    returned: bool = False
+    """Whether a node not heard of yet has started while this one was away."""
 
 
 @dataclass(eq=False)
@@ -564,6 +570,8 @@ class Node(ABC):
         for number in [n for n, probe in self._probes.items() if probe.heard is None]:
             del self._probes[number]
         for namespace in self._namespaces.values():
+            # whoever was there before has answered
+            namespace.returned |= namespace.joined_at + SETTLE < self.listener.heard
             namespace.members.refresh(now)
             namespace.heartbeat_waits = False
             self._announce(namespace)
@@ -780,6 +788,12 @@ class Node(ABC):
             return True
         # of emitters, only their origin is their own
         key = (message.origin or message.sender, None, message.namespace)
+        known = self._namespaces.get(message.namespace)
+        if known is not None and known.returned and message.origin is None:
+            # one that comes, or comes back, says so itself; what another sent before was missed
+            self._sequence.position(
+                *key, seq if isinstance(message, Heartbeat) and message.initial else 0
+            )
         if isinstance(message, (Heartbeat, AdapterClose)):
             if missing := self._sequence.tail(*key, seq):
                 self._note_lost(message, missing, "they did not come through PostgreSQL")

@@ -24,6 +24,9 @@ MAX_PAYLOAD = 7_999
 MAX_CHANNEL = 63
 """Bytes that a channel's name can have (PostgreSQL's NAMEDATALEN less one)."""
 
+MAX_LEGACY_PREFIX = 100
+"""Characters that a prefix can have with ``wire="legacy"``, whose channel has always one name."""
+
 _SHORT_FORM = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _IN_URL = re.compile(rf"(?:^\w+://[^:@/]*:(?=[^@/]*@)|[?&](?:{'|'.join(_SECRETS)})=)([^@&]+)")
@@ -95,9 +98,15 @@ class Options:
         if self.on_error is not None and not callable(self.on_error):
             raise TypeError(f"on_error must be a callable or None, not {self.on_error!r}")
         _text("prefix", self.prefix)
-        channel(self.prefix, "/")
         if self.wire not in ("cluster", "legacy"):
             raise ValueError(f"wire must be 'cluster' or 'legacy', not {self.wire!r}")
+        if self.wire == "cluster":
+            channel(self.prefix, "/")
+        elif len(self.prefix) > MAX_LEGACY_PREFIX or not _is_storable(self.prefix):
+            raise ValueError(
+                f"prefix must have 1 to {MAX_LEGACY_PREFIX} characters of Unicode and no NUL,"
+                f" not {self.prefix[:80]!r}"
+            )
         table_parts(self.table)
         if not isinstance(self.durable, bool) and self.durable != "unlogged":
             raise ValueError(f"durable must be False, True or 'unlogged', not {self.durable!r}")

@@ -18,7 +18,7 @@ from anyio_sio_pg import (
 )
 from anyio_sio_pg import node as node_module
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import FAST, Client, TestNode, acquainted, eventually, node, two_nodes
+from harness import FAST, Client, TestNode, acquainted, eventually, node, sessions, two_nodes
 from proxy import proxy
 
 pytestmark = pytest.mark.anyio
@@ -484,3 +484,26 @@ async def test_node_is_sent_no_events_of_its_own(uri: str, prefix: str, name: st
                 ValueError, match=rf"^the server-side event name '{name}' is reserved"
             ):
                 await call(name)
+
+
+async def test_a_client_keeps_its_own_room(uri: str, prefix: str) -> None:
+    # it is by that room that the cluster addresses it
+    async with two_nodes(uri, prefix) as (a, b):
+        client = await b.client(rooms=["r"])
+        await a.manager.sockets_leave([client.sid, "r"], to=client.sid)
+        await a.server.close_room(client.sid)
+        assert await a.manager.client_rooms(client.sid) == {client.sid}
+        await a.manager.remote_join(client.sid, "s")
+        assert await a.manager.client_rooms(client.sid) == {client.sid, "s"}
+
+
+async def test_clients_use_up_no_sessions_on_the_1x_wire(uri: str, prefix: str) -> None:
+    # there, a namespace that is counted takes a session
+    async with node(uri, prefix, wire="legacy") as a:
+        a.server.on("event", lambda sid: None, namespace="/declared")
+        await a.client("/declared")
+        before = len(sessions(uri, f"socket.io-{prefix}-request"))
+        assert before == 2
+        for number in range(20):
+            await a.client(f"/{number}")
+        assert len(sessions(uri, f"socket.io-{prefix}-request")) == before

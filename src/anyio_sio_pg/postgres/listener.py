@@ -81,7 +81,7 @@ class Listener:
         self._log = log
         self._marks: dict[str, dict[str, int]] = {}
         self._joined: dict[str, float] = {}
-        self._heard = anyio.current_time()
+        self.heard = anyio.current_time()
         self._caught_up = True
         self._held: list[tuple[bytes, bytes]] = []
         self.catching_up = False
@@ -294,7 +294,7 @@ class Listener:
         """Deliver what was sent while this node did not listen."""
         before = self._marks.get(channel, {})
         # is every row still there of what was sent meanwhile?
-        complete = anyio.current_time() - self._heard < log.retention
+        complete = anyio.current_time() - self.heard < log.retention
         name = channel.encode()
         try:
             newest_of = await self._in_time(log.senders(connection, channel))
@@ -373,7 +373,7 @@ class Listener:
                 raise
             if connection.closed:
                 raise _LostError("the server ended it")
-            self._heard = anyio.current_time()
+            self.heard = anyio.current_time()
 
     def _collect(self, connection: AnyConnection) -> None:
         self._inbox.extend(iter(connection.pgconn.notifies, None))

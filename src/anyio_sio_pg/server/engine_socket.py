@@ -464,6 +464,11 @@ class AnyIOSocket(AsyncSocket):
         except Exception as exc:  # noqa: BLE001 - whatever the ASGI server raises for it
             self.server.logger.info("%s: The connection is broken: %r", self.sid, exc)
             self.begin_close(self.server.reason.TRANSPORT_ERROR)
+        except anyio.get_cancelled_exc_class():
+            # with the server's block; the client will not be told, and so does not answer
+            if self._read_scope is not None:
+                self._read_scope.cancel()
+            raise
         finally:
             self._flushed.set()
             written.set()
