@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from anyio_sio_pg import MessagesLostError
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import Client, TestNode, eventually, terminate
+from harness import Client, TestNode, acquainted, eventually, node, terminate
+from proxy import Proxy
 
 Trouble = Callable[[], Awaitable[object]]
 
@@ -157,3 +166,108 @@ def _restart(server: EmbeddedPostgres) -> None:
             continue
         return
     server.start()
+
+
+@asynccontextmanager
+async def pair(
+    uri: str,
+    prefix: str,
+    *,
+    a_uri: str | None = None,
+    listen_uri: str | None = None,
+    **options: Any,
+) -> AsyncIterator[list[TestNode]]:
+    """A sender and a receiver; the sender's publisher, the receiver's listener led elsewhere."""
+    async with (
+        node(a_uri or uri, prefix, **options, listen_uri=uri) as a,
+        node(uri, prefix, **options, listen_uri=listen_uri or uri) as b,
+    ):
+        await acquainted(a, b)
+        yield [a, b]
+
+
+# Networks
+
+
+async def stall(way: Proxy, victim: TestNode, direction: str) -> None:
+    way.hold(direction)
+    await reconnecting(victim)
+    way.release()
+
+
+async def drop(way: Proxy, victim: TestNode) -> None:
+    """Lose what is under way, in both directions."""
+    way.hold("questions")
+    way.hold("answers")
+    await anyio.sleep(0.1)
+    await way.cut()
+    await reconnecting(victim)
+    way.release()
+
+
+async def half_close(way: Proxy, victim: TestNode, direction: str) -> None:
+    await way.half_close(direction)
+    await reconnecting(victim)
+
+
+async def cut_within(way: Proxy, victim: TestNode, direction: str) -> None:
+    way.cut_within(direction, 60)
+    await eventually(lambda: not way.cutting)
+    await reconnecting(victim)
+
+
+async def reconnecting(victim: TestNode) -> None:
+    await eventually(lambda: victim.manager.status != "connected", 40)
+
+
+FAULTS = {
+    "drops": drop,
+    "stalls questions": partial(stall, direction="questions"),
+    "stalls answers": partial(stall, direction="answers"),
+    "ends questions": partial(half_close, direction="questions"),
+    "ends answers": partial(half_close, direction="answers"),
+    "cuts questions": partial(cut_within, direction="questions"),
+    "cuts answers": partial(cut_within, direction="answers"),
+}
+
+
+# Processes
+
+
+class Process:
+    """A node in a process of its own (``tests/apps/load_node.py``)."""
+
+    def __init__(self, process: anyio.abc.Process):
+        assert process.stdout is not None
+        self._process = process
+        self._lines = BufferedByteReceiveStream(process.stdout)
+
+    async def says(self) -> list[Any]:
+        with anyio.fail_after(20):
+            line = await self._lines.receive_until(b"\n", 10_000_000)
+        said: list[Any] = json.loads(line)
+        return said
+
+    async def came(self) -> tuple[list[int], int, int]:
+        """The numbers that have come to a receiver, how many are lost, and its reconnections."""
+        self._process.terminate()
+        _, got, lost, reconnects = await self.says()
+        return got, lost, reconnects
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+
+@asynccontextmanager
+async def process(
+    role: str, backend: str, uri: str, prefix: str, **options: Any
+) -> AsyncIterator[Process]:
+    program = Path(__file__).parent / "apps" / "load_node.py"
+    command = [sys.executable, str(program), role, backend, uri, prefix, json.dumps(options)]
+    environment = {**os.environ, "PYTHONPATH": str(program.parents[1])}
+    async with await anyio.open_process(command, env=environment, stderr=None) as opened:
+        try:
+            yield Process(opened)
+        finally:
+            with suppress(ProcessLookupError):
+                opened.kill()
