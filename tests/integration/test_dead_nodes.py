@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from anyio_sio_pg import RequestTimeoutError, UnknownSocketError
+from anyio_sio_pg.postgres.presence import absent
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import Client, TestNode, acquainted, eventually, node, terminate
 from processes import NodeProcess, connected, started, until
@@ -157,8 +158,15 @@ def process(style: str, uri: str, prefix: str, **options: Any) -> Iterator[NodeP
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_requests_that_wait_for_a_node_end_when_it_is_killed(
-    uri: str, prefix: str, anyio_backend: str, wire: str
+    uri: str, prefix: str, anyio_backend: str, wire: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looked: list[list[str]] = []
+
+    async def look(connection: Any, uids: Any) -> list[str]:
+        looked.append(await absent(connection, uids))
+        return looked[-1]
+
+    monkeypatch.setattr("anyio_sio_pg.node.absent", look)
     async with cluster(uri, prefix, anyio_backend, wire=wire) as made:
         uid = made.uid
         # it cannot answer before it is killed
@@ -172,6 +180,11 @@ async def test_requests_that_wait_for_a_node_end_when_it_is_killed(
             tasks.start_soon(ask)
             waiting = [{uid}] * len(made.requests())
             await eventually(lambda: made.waiting == waiting)
+            # it has been looked for, and was there
+            looked.clear()
+            await eventually(lambda: looked)
+            assert looked == [[]]
+            assert results == {}
             killed = anyio.current_time()
             made.process.signal(signal.SIGKILL)
         took = anyio.current_time() - killed
