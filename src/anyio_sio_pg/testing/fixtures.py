@@ -12,12 +12,12 @@ from .server import EmbeddedPostgres
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedPostgres]:
-    """An embedded PostgreSQL that all tests of the run share."""
+    """Run an embedded PostgreSQL, which all tests share."""
     with EmbeddedPostgres(settings=["max_connections = 200"]) as server:
         yield server
 
 
 @pytest.fixture
 def postgres_network(postgres_server: EmbeddedPostgres) -> PostgresNetwork:
-    """How the nodes of a :class:`.SimulatedCluster` of this test reach that PostgreSQL."""
+    """Return how the nodes of a :class:`.SimulatedCluster` reach that PostgreSQL."""
     return PostgresNetwork(postgres_server.uri)
