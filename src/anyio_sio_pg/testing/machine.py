@@ -82,6 +82,8 @@ class _Node:
     cut: bool = False
     unsure: bool = False
     """Whether it was cut off, and what came since need not have reached it."""
+    late: set[str] = field(default_factory=lambda: set())
+    """Namespaces which it has never listened to, because it was cut off."""
 
 
 @dataclass(eq=False)
@@ -433,6 +435,8 @@ class _Plan:
         if namespace not in node.namespaces:
             node.namespaces.add(namespace)
             node.fresh.add(namespace)
+            if node.unsure:
+                node.late.add(namespace)
 
     def leave(self, step: _Step) -> None:
         socket = self.socket(step.socket)
@@ -460,8 +464,8 @@ class _Plan:
             return
         if socket not in self.sockets:
             return
-        self.take_part(node, socket.namespace)
         self.vanish(step, socket, node)
+        self.take_part(node, socket.namespace)
         self.kicked.add((socket.client, socket.namespace))
         self.lines.append(
             f'await {node.name}.server.disconnect({socket.sid}, namespace="{socket.namespace}")'
@@ -497,13 +501,16 @@ class _Plan:
 
     def may_reach(self, origin: _Node, sockets: set[_Socket]) -> bool:
         """Tell whether it is sure what becomes of a change; wait where that helps."""
-        if self.durable:
-            return True
-        away = {s.node for s in sockets if s.node is not origin}
-        if any(node.cut for node in away):
+        away = {s for s in sockets if s.node is not origin}
+        if any(s.node.cut and self.deaf(s) for s in away):
             return False
-        self.settle(lambda: any(node.unsure for node in away))
+        self.settle(lambda: any(self.deaf(s) for s in away))
         return True
+
+    def deaf(self, socket: _Socket) -> bool:
+        """Tell whether what others send now need not reach a socket."""
+        node = socket.node
+        return socket.namespace in node.late if self.durable else node.unsure
 
     # Rooms
 
@@ -524,9 +531,8 @@ class _Plan:
         node = self.node(step)
         namespace = socket.namespace
         if wait and socket.node is not node:
-            if node.cut or socket.node.cut:
+            if node.cut or socket.node.cut or namespace not in node.namespaces:
                 return
-            self.take_part(node, namespace)
             self.settle(lambda: node.unsure or namespace in node.fresh | socket.node.fresh)
         change = _Change(node, namespace, set(), {(socket, room)})
         if not self.change(step, change, {socket}, join=join, done=wait):
@@ -639,10 +645,9 @@ class _Plan:
         event = _Event(len(self.events) + 1, node, namespace, rooms, must, doubtful, set())
         self.events.append(event)
         self.take_part(node, namespace)
-        if not self.durable:
-            for socket in list(must):
-                if socket.node is not node and socket.node.unsure:
-                    self.lose(event, socket)
+        for socket in list(must):
+            if socket.node is not node and self.deaf(socket):
+                self.lose(event, socket)
         size = step.style // 20 % 8
         data = str(event.number)
         if size in (1, 2):
@@ -662,18 +667,16 @@ class _Plan:
     # Requests
 
     def can_ask(self, node: _Node, namespace: str) -> bool:
-        if node.cut:
+        if node.cut or namespace not in node.namespaces:
             return False
         # one that comes back may owe an answer to what it has not heard
         self.settle(
             lambda: (
-                node.unsure
-                or namespace in node.fresh
-                or namespace not in node.namespaces
+                namespace in node.fresh
                 or any(other.unsure and not other.cut for other in self.nodes)
             )
-        ) if namespace in node.namespaces else None
-        return namespace in node.namespaces and namespace not in node.fresh
+        )
+        return True
 
     def request(self, step: _Step) -> None:
         """Ask who is in a room while other things may be on their way."""
@@ -732,6 +735,7 @@ class _Plan:
             if not node.cut:
                 node.unsure = False
                 node.fresh.clear()
+                node.late.clear()
         for node in self.nodes:
             if not node.cut:
                 node.known = {
