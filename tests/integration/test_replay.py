@@ -164,6 +164,8 @@ async def test_a_namespace_joined_during_the_outage(
         await c.send(1, namespace="/new")
         async with c.away():
             await c.send(2, namespace="/new")
+            # enough for two clocks to tell before from after
+            await anyio.sleep(0.3)
             there = await c.b.client("/new")
             await c.send(3, 4, namespace="/new")
         await c.send(5, namespace="/new")
@@ -183,6 +185,7 @@ async def test_a_namespace_left_during_the_outage_and_joined_again(
             known = c.b.manager._node
             await known._leave(known._namespaces["/left"])
             await c.send(3, namespace="/left")
+            await anyio.sleep(0.3)
             after = await c.b.client("/left")
             await c.send(4, namespace="/left")
         await c.send(5, namespace="/left")
@@ -192,7 +195,7 @@ async def test_a_namespace_left_during_the_outage_and_joined_again(
 
 async def test_many_senders_within_the_retention(postgres: EmbeddedPostgres, prefix: str) -> None:
     """A sender that is forgotten would be taken for a new one, and its events come twice."""
-    many = 3 * MAX_SENDERS
+    many = MAX_SENDERS + 100
     async with cluster(postgres, prefix) as c:
         there = await c.b.client()
         async with open_postgres_emitter(postgres.uri, prefix=prefix, **options_of(prefix)) as e:
@@ -487,13 +490,13 @@ async def test_requests_that_are_old_do_no_harm(postgres: EmbeddedPostgres, pref
 
 async def test_an_outage_longer_than_the_retention(postgres: EmbeddedPostgres, prefix: str) -> None:
     """The gap is reported with its size; what is still there comes."""
-    options = {"retention": 1, "cleanup_interval": 1}
-    async with cluster(postgres, prefix, **options) as c:
+    async with cluster(postgres, prefix, cleanup_interval=1) as c:
         there = await c.b.client()
         await c.send(1)
         await all_came(there, 1)
         async with c.away():
             await c.send(*range(2, 12))
+            sql(postgres.uri, f"UPDATE {prefix}_log SET created_at = now() - interval '61 seconds'")
             count = f"SELECT count(*) FROM {prefix}_log"
             await eventually(lambda: sql(postgres.uri, count) == [(0,)])
             await c.send(12, 13)
@@ -597,3 +600,70 @@ async def test_two_clusters_with_one_log(postgres: EmbeddedPostgres, prefix: str
         await x.manager.emit("n", "end")
         await all_came(there, *(f"x{number}" for number in range(5)), "end")
         assert b.manager.stats().lost == 0
+
+
+async def test_clocks_that_jump(postgres: EmbeddedPostgres, prefix: str) -> None:
+    """Rows from the future stay and are read; the order is that of the numbers."""
+    async with cluster(postgres, prefix, cleanup_interval=1) as c:
+        there = await c.b.client()
+        await c.send(0)
+        async with c.away():
+            await c.send(*range(1, 6))
+            sql(
+                postgres.uri,
+                f"UPDATE {prefix}_log SET created_at = now() + (3 - seq) * interval '10 seconds'",
+            )
+            await c.send(6)
+        await all_came(there, *range(7))
+        assert c.b.manager.stats().lost == 0
+
+
+async def test_large_bodies_are_read_in_portions(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = MessageLog.rows
+    sizes: list[int] = []
+
+    async def rows(self: MessageLog, *args: Any) -> Any:
+        found = await read(self, *args)
+        sizes.append(sum(len(row.body or b"") for row in found))
+        return found
+
+    monkeypatch.setattr(MessageLog, "rows", rows)
+    async with cluster(postgres, prefix) as c:
+        there = await c.b.client()
+        async with c.away():
+            await c.send(*(bytes([number]) * 1_500_000 for number in range(8)))
+        await eventually(lambda: len(came(there)) == 8)
+        assert [value[0] for value in came(there)] == list(range(8))
+        assert len(sizes) >= 3
+        assert max(sizes) < 6_000_000
+
+
+async def test_many_who_start_at_once_make_one_log(uri: str, prefix: str) -> None:
+    options = options_of(prefix)
+
+    async def start() -> None:
+        async with open_postgres_emitter(uri, prefix=prefix, **options) as emitter:
+            await emitter.emit("n", 1)
+
+    async with anyio.create_task_group() as tg:
+        for _ in range(10):
+            tg.start_soon(start)
+    assert sql(uri, f"SELECT count(*) FROM {prefix}_log") == [(10,)]
+
+
+async def test_a_namespace_joined_and_left_at_once(postgres: EmbeddedPostgres, prefix: str) -> None:
+    """Nothing remains of it that would be caught up with when it is joined again."""
+    async with cluster(postgres, prefix) as c:
+        listener = c.b.manager._node.listener
+        channel = f"{prefix}#/short"
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(listener.listen, channel)
+            await eventually(lambda: listener._commands or channel in listener._marks)
+            tg.start_soon(listener.unlisten, channel)
+        assert channel not in listener._marks
+        await c.send(1, namespace="/short")
+        there = await c.b.client("/short")
+        await c.send(2, namespace="/short")
+        await all_came(there, 2, namespace="/short")

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _FETCH_AT_ONCE = 32
 _DELIVER_AT_ONCE = 256
+_MARGIN = 0.05
+"""Seconds by which a clock here and PostgreSQL's may seem to differ when they are compared."""
 
 
 class Receiver(Protocol):
@@ -277,11 +279,14 @@ class Listener:
         log = self._log
         if log is None:
             return {}
+        started = anyio.current_time()
         try:
             marks = await self._in_time(log.senders(connection, channel))
             if (joined := self._joined.get(channel)) is not None:
+                now = anyio.current_time()
                 for sender in marks:
-                    age = anyio.current_time() - joined
+                    # rather something from just before than to leave out what came just after
+                    age = anyio.current_time() - joined + (now - started) + _MARGIN
                     marks[sender] = await self._in_time(
                         log.before(connection, channel, sender, age)
                     )
@@ -353,6 +358,7 @@ class Listener:
                 if command == "LISTEN":
                     await self._listen_on(connection, [channel])
                 else:
+                    self._marks.pop(channel, None)
                     await self._execute(connection, _statement(command, channel))
                 self._commands.popleft()
                 done.set()

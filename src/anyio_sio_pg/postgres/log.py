@@ -32,6 +32,9 @@ _COLUMNS = {
 AT_ONCE: Final = 500
 """Rows that are read or deleted in one statement."""
 
+BYTES_AT_ONCE: Final = 4 << 20
+"""Bytes after which no more rows are read in one statement."""
+
 _CLEANER: Final = (0x61736970, 2)
 """The advisory lock of the node that deletes old rows: "asip" in ASCII."""
 
@@ -56,8 +59,12 @@ AND created_at < pg_catalog.now() - pg_catalog.make_interval(secs => %b::float8)
 ORDER BY seq DESC LIMIT 1"""
 
 _ROWS = """\
-SELECT seq, payload, body FROM {table}
-WHERE channel = %b::text AND sender = %b::text AND seq > %b::int8 ORDER BY seq LIMIT {limit}"""
+SELECT seq, payload, body FROM (
+  SELECT seq, payload, body, sum(size) OVER (ORDER BY seq) - size AS before FROM (
+    SELECT seq, payload, body, coalesce(pg_catalog.octet_length(body), 0) AS size FROM {table}
+    WHERE channel = %b::text AND sender = %b::text AND seq > %b::int8 ORDER BY seq LIMIT {limit}
+  ) AS next
+) AS summed WHERE before < {bytes} ORDER BY seq"""
 
 _BODY = """\
 SELECT body FROM {table} WHERE channel = %b::text AND sender = %b::text AND seq = %b::int8"""
@@ -205,7 +212,7 @@ class MessageLog:
 
     def _sql(self, query: str) -> bytes:
         table = quoted(self.table).replace("%", "%%")
-        return query.format(table=table, limit=AT_ONCE).encode()
+        return query.format(table=table, limit=AT_ONCE, bytes=BYTES_AT_ONCE).encode()
 
     async def senders(self, connection: AnyConnection, channel: str) -> dict[str, int]:
         """Return the last number of each sender that has rows of a channel."""
