@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import msgspec
+import psycopg
 
 from .errors import (
     AdapterClosedError,
@@ -32,7 +33,7 @@ from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
 from .postgres.log import MessageLog
-from .postgres.presence import absent, hold
+from .postgres.presence import absent, hold, hold_too
 from .postgres.publisher import Publisher
 from .postgres.schema import quoted
 from .protocol.batch import Log
@@ -138,6 +139,7 @@ class Namespace:
 @dataclass(eq=False)
 class _Probe:
     namespace: str
+    put_at: float
     committed_at: float | None = None
     heard: anyio.Event | None = None
 
@@ -166,7 +168,9 @@ class Node(ABC):
         self._probes: dict[int, _Probe] = {}
         self._next_probe = 0
         self._outage: object | None = None
+        self._steady_since = -math.inf
         self._isolated = False
+        self._unheard = False
         self._deaf = False
         self._garbage_kinds: set[str] = set()
         self._events: deque[ServerSideEmit] = deque()
@@ -289,7 +293,7 @@ class Node(ABC):
         """What the node can do now."""
         if self.closing:
             return Status.CLOSED
-        if self._deaf:
+        if self._deaf or self._unheard:
             return Status.ISOLATED
         if self.listener.connected and self.publisher.connected:
             return Status.CONNECTED
@@ -512,7 +516,16 @@ class Node(ABC):
         self._reporter.report(error)
 
     async def _open_session(self, *, listening: bool) -> AnyConnection:
-        return await open_session(self.options, listening=listening)
+        connection = await open_session(self.options, listening=listening)
+        if not listening:
+            try:
+                await hold_too(connection, self.uid)
+            except BaseException as exc:
+                await connection.close()
+                if isinstance(exc, psycopg.Error):
+                    raise AdapterError(self.options.redact(exc).strip()) from None
+                raise
+        return connection
 
     # What each wire does in its own way
 
@@ -565,7 +578,7 @@ class Node(ABC):
     def listening(self) -> None:
         """Make oneself known (again) in every namespace."""
         now = anyio.current_time()
-        self._deaf = False
+        self._deaf = self._unheard = False
         self._note_connection()
         for number in [n for n, probe in self._probes.items() if probe.heard is None]:
             del self._probes[number]
@@ -616,11 +629,12 @@ class Node(ABC):
 
     def _add_probe(self, namespace: str, heard: anyio.Event | None = None) -> int:
         self._next_probe += 1
-        self._probes[self._next_probe] = _Probe(namespace, heard=heard)
+        self._probes[self._next_probe] = _Probe(namespace, anyio.current_time(), heard=heard)
         return self._next_probe
 
     def _hear_probe(self, message: Heartbeat) -> None:
         """Take a heartbeat of this node's own."""
+        self._unheard = False
         probe = None if message.probe is None else self._probes.pop(message.probe, None)
         if probe is not None and probe.heard is not None:
             probe.heard.set()
@@ -691,6 +705,11 @@ class Node(ABC):
         }
 
     async def _remove_dead(self, uids: set[str]) -> None:
+        self._note_connection()
+        steady = anyio.current_time() - self._steady_since
+        if self._outage is not None or steady < self.options.heartbeat_timeout:
+            # what has cut off this node may have cut off the others, who are on their way back
+            return
         try:
             dead: list[str] = await self.publisher.execute(partial(absent, uids=uids))
         except ConnectionLostError:
@@ -728,6 +747,10 @@ class Node(ABC):
 
     def _listen_for_silence(self, now: float) -> None:
         """Reconnect the listener when it does not hear what this node has sent."""
+        self._unheard = any(
+            probe.heard is None and now - probe.put_at >= self.options.heartbeat_timeout
+            for probe in self._probes.values()
+        )
         if not self.listener.connected:
             return
         for probe in self._probes.values():
@@ -827,6 +850,8 @@ class Node(ABC):
 
     def _note_connection(self) -> None:
         if self.listener.connected and self.publisher.connected:
+            if self._outage is not None:
+                self._steady_since = anyio.current_time()
             self._outage = None
             self._isolated = False
         elif self._outage is None:

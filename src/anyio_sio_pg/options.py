@@ -27,6 +27,9 @@ MAX_CHANNEL = 63
 MAX_LEGACY_PREFIX = 100
 """Characters that a prefix can have with ``wire="legacy"``, whose channel has always one name."""
 
+_NOT_IN_FILES = ("client_encoding", "fallback_application_name")
+"""Parameters that are given also where a service file may set others."""
+
 _SHORT_FORM = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _IN_URL = re.compile(rf"(?:^\w+://[^:@/]*:(?=[^@/]*@)|[?&](?:{'|'.join(_SECRETS)})=)([^@&]+)")
@@ -237,6 +240,9 @@ def _looks_cut(value: str, parsed: ConnDict) -> bool:
 def with_defaults(conninfo: str | None, **defaults: str | int) -> str:
     """Add connection parameters that neither the string nor the environment sets."""
     given = conninfo_to_dict(conninfo or "")
+    if given.get("service") or os.environ.get("PGSERVICE"):
+        # what its file sets is weaker than any parameter; only libpq reads it
+        defaults = {key: value for key, value in defaults.items() if key in _NOT_IN_FILES}
     environment = {
         option.keyword.decode(): option.envvar.decode()
         for option in psycopg.pq.Conninfo.get_defaults()

@@ -330,6 +330,27 @@ async def test_a_node_whose_listener_comes_back_is_asked_again(
             assert await made.ask() == made.expected(far=True)
 
 
+async def test_no_answer_is_left_out_while_a_listener_comes_back(uri: str, prefix: str) -> None:
+    async with (
+        node(uri, prefix, requests_timeout=1.0) as a,
+        node(uri, prefix, requests_timeout=1.0) as b,
+    ):
+        await acquainted(a, b)
+        both = {(await a.client()).sid, (await b.client()).sid}
+        missing: list[Any] = []
+        # what is asked in the moments without a session is lost, but not without a word
+        for number in range(1, 4):
+            assert b.manager.listener is not None
+            terminate(uri, b.manager.listener.info.backend_pid)
+            try:
+                assert await a.manager.clients() == both
+            except RequestTimeoutError as exc:
+                missing.append(list(exc.missing))
+            await eventually(lambda n=number: b.manager.stats().reconnects == n)
+        assert missing
+        assert all(uids == [b.manager.uid] for uids in missing)
+
+
 async def test_a_node_that_is_cut_off_is_given_up_by_its_heartbeats(
     postgres: EmbeddedPostgres, prefix: str
 ) -> None:

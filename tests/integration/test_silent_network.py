@@ -260,7 +260,6 @@ async def test_a_stalled_network_is_noticed_by_the_heartbeats(
     postgres: EmbeddedPostgres, prefix: str
 ) -> None:
     errors: list[Exception] = []
-    seen: list[tuple[str, float]] = []
     async with (
         proxy(postgres.port) as gate,
         node(gate.uri, prefix, on_error=errors.append, **FAST) as a,
@@ -278,15 +277,17 @@ async def test_a_stalled_network_is_noticed_by_the_heartbeats(
         gate.hold("answers")
         with pytest.raises(RequestTimeoutError):
             await a.manager.ping()
-        for status in ("reconnecting", "isolated"):
-            await eventually(partial(noticed, status))
-            seen.append((status, anyio.current_time() - began))
-        # a heartbeat's turn, its time-out, and another until the others have given this node up
-        assert [status for status, took in seen if took < 4] == ["reconnecting", "isolated"]
-        assert any(
-            isinstance(error, ConnectionLostError) and "no answer within 1 s" in str(error)
-            for error in errors
-        )
+        # a heartbeat's turn, and its time-out
+        await eventually(partial(noticed, "isolated"))
+        assert anyio.current_time() - began < 4
+
+        def reported() -> bool:
+            return any(
+                isinstance(error, ConnectionLostError) and "no answer within 1 s" in str(error)
+                for error in errors
+            )
+
+        await eventually(reported)
         with pytest.raises(RequestTimeoutError, match="no notification came back"):
             await a.manager.ping()
         await eventually(lambda: b.manager.stats().nodes == 0)

@@ -25,6 +25,8 @@ _LOCK: Final = (0x61736970, 1)
 
 HOLD: Final = b"SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int8)"
 
+_HOLD_TOO: Final = HOLD + b" WHERE pg_catalog.pg_backend_pid() = %b::int4"
+
 ABSENT: Final = b"""\
 WITH held AS MATERIALIZED (
   SELECT (l.classid::int8 << 32) | l.objid::int8 AS key
@@ -73,8 +75,14 @@ async def hold(connection: AnyConnection, uid: str) -> None:
     await connection.execute(HOLD, [_key(uid)])
 
 
+async def hold_too(connection: AnyConnection, uid: str) -> None:
+    """Let others see, while the listening session is made anew, that its node is alive."""
+    # not through a pooler, which has a pid of its own and keeps its sessions
+    await connection.execute(_HOLD_TOO, [_key(uid), connection.pgconn.backend_pid])
+
+
 async def absent(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
-    """Return those of the nodes that have no listening session."""
+    """Return those of the nodes that have no session."""
     by_key = {_key(uid): uid for uid in uids}
     cursor = await connection.execute(ABSENT, [list(by_key)], binary=True)
     return [by_key[row[0]] for row in await cursor.fetchall()]

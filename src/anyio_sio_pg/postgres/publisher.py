@@ -490,7 +490,10 @@ class Publisher:
     async def _mend(self, connection: AnyConnection) -> AdapterError | psycopg.Error | None:
         """Make the tables again; return why that failed."""
         try:
-            await self._prepare(connection)
+            with anyio.fail_after(self._deadline):
+                await self._prepare(connection)
+        except TimeoutError:
+            raise _LostError(f"a statement had no answer within {self._deadline:g} s") from None
         except AdapterError as exc:
             if str(exc) != self._complaint:
                 self._complaint = str(exc)

@@ -45,6 +45,9 @@ ROOMS: Final = ("r1", "r2", "r3")
 FAULTS: Final = ("stop", "crash", "cut")
 """What a machine may do to nodes, beside starting them."""
 
+_PATIENT: Final = {"requests_timeout": 10.0, "heartbeat_interval": 1.0, "heartbeat_timeout": 3.0}
+"""A request outlasts all that its nodes need to tell who is dead, on a slow machine too."""
+
 _scripts = itertools.count(1)
 
 
@@ -362,6 +365,9 @@ class _Plan:
         node = self.node(step)
         if node.cut:
             return
+        if step.style % 4:
+            # so that it knows the others' numbers, and has to count what it loses
+            self.quiet_now()
         if not self.durable:
             self.settle(
                 lambda: any(s.node is node for change in self.changes for s, _ in change.remote)
@@ -1158,8 +1164,7 @@ def run(
     async def main() -> None:
         before = set(anyio.get_running_tasks())
         made = make_network()
-        # what nobody answers is to be seen as such, on a slow machine too
-        settings: dict[str, Any] = {"requests_timeout": 5.0, "durable": durable, **options}
+        settings: dict[str, Any] = {**_PATIENT, "durable": durable, **options}
         async with SimulatedCluster(made, make_server=make_server, **settings) as cluster:
             stage = Stage(cluster, durable=durable, actions=actions, check=check)
             await script(stage, cluster)
