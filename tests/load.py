@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from anyio_sio_pg import MessagesLostError
@@ -154,18 +155,11 @@ async def connected(*nodes: TestNode) -> None:
 
 async def crash(server: EmbeddedPostgres) -> None:
     """Kill the postmaster and start it again, once its children have ended."""
+    assert server.pid is not None
+    children = psutil.Process(server.pid).children(recursive=True)
     server.kill()
-    await anyio.to_thread.run_sync(_restart, server)
-
-
-def _restart(server: EmbeddedPostgres) -> None:
-    for _ in range(200):
-        try:
-            server.start()
-        except RuntimeError:
-            continue
-        return
-    server.start()
+    await anyio.to_thread.run_sync(partial(psutil.wait_procs, children, timeout=20))
+    await anyio.to_thread.run_sync(server.start)
 
 
 @asynccontextmanager
