@@ -621,6 +621,12 @@ class _Plan:
         node, namespace = self.node(step), self.socket(step.socket).namespace
         if not self.can_ask(node, namespace):
             return
+        to, without = self.target(step, namespace)
+        rooms: set[_Room] = {*(to or [_EVERYONE]), *without}
+        # one that is disconnected before it has acknowledged is waited for
+        self.settle(lambda: not self.doubtful(node, namespace, rooms) <= {*self.sockets})
+        if not any(s.namespace == namespace for s in self.sockets):
+            return
         event = self.send(step, node, acknowledged=True)
         if event is not None:
             self.lines[-1] = (
@@ -755,9 +761,8 @@ class _Plan:
         for event in self.events:
             event.open = event.open and (away or (event.sender.up and event.sender.cut))
         self.changes = [change for change in self.changes if away or change.origin.cut]
-        if not away:
-            waiting = {(s.client, s.namespace) for c in self.changes for s, _ in c.remote}
-            self.kicked &= waiting
+        waiting = {(s.client, s.namespace) for c in self.changes for s, _ in c.remote}
+        self.kicked = {k for k in self.kicked if k in waiting or k[0].node.cut}
         self.expect()
         self.lines.append("await stage.quiet()")
 
@@ -767,7 +772,13 @@ class _Plan:
             here = event.sender
             for kind, sockets in enumerate((event.must, event.maybe, event.counted)):
                 for socket in sockets:
-                    held_up = event.open and here.cut and socket.node is not here
+                    # nobody has told yet that it was sent
+                    held_up = (
+                        here.up
+                        and here.cut
+                        and socket.node is not here
+                        and (event.open or kind == 2)
+                    )
                     lists = found.setdefault((socket.client, socket.namespace), ([], [], []))
                     lists[1 if held_up else kind].append(event.number)
         for (client, namespace), (must, maybe, counted) in sorted(
