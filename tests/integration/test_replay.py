@@ -14,8 +14,8 @@ from anyio_sio_pg import AnyIOConnection, open_postgres_emitter
 from anyio_sio_pg.postgres.log import MessageLog
 from anyio_sio_pg.protocol.sequence import MAX_SENDERS
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import Client, TestNode, acquainted, eventually, node, terminate
-from load import DURABLE, Losses, backend, connected, crash, tables
+from harness import Client, TestNode, acquainted, eventually, node
+from load import DURABLE, Losses, connected, crash, tables
 from proxy import Proxy, proxy
 from servers import sql
 
@@ -81,10 +81,20 @@ async def all_came(client: Client, *values: Any, namespace: str = "/") -> None:
 # Interrupted
 
 
+async def emit_as_new(server: EmbeddedPostgres, prefix: str, *values: Any) -> None:
+    """Emit by somebody who has never been heard, and will not be again."""
+    async with open_postgres_emitter(server.uri, prefix=prefix, **options_of(prefix)) as emitter:
+        for value in values:
+            await emitter.emit("n", value)
+
+
 async def test_a_catch_up_that_breaks_off_while_new_events_come(
     postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with cluster(postgres, prefix) as c:
+    async with (
+        cluster(postgres, prefix) as c,
+        open_postgres_emitter(postgres.uri, prefix=prefix, **options_of(prefix)) as emitter,
+    ):
         there = await c.b.client()
         await c.send(*range(10))
         read = MessageLog.rows
@@ -95,38 +105,80 @@ async def test_a_catch_up_that_breaks_off_while_new_events_come(
             if broken < 2:
                 broken += 1
                 await c.send(20 + broken)
-                # brings the notification
+                await emitter.emit("n", f"new {2 + broken}")
+                await emitter.flush()
+                # brings the notifications
                 await connection.execute("SELECT 1")
                 raise psycopg.OperationalError("the connection is lost")
             return await read(self, connection, *args)
 
         async with c.away():
             await c.send(*range(10, 21))
+            await emitter.emit("n", "new 1")
+            await emitter.emit("n", "new 2")
+            await emitter.flush()
             monkeypatch.setattr(MessageLog, "rows", rows)
         assert broken == 2
         await c.send(23)
-        await all_came(there, *range(24))
+        await eventually(lambda: len(came(there)) == 28)
+        assert [value for value in came(there) if isinstance(value, int)] == list(range(24))
+        new = [value for value in came(there) if not isinstance(value, int)]
+        assert new == [f"new {number}" for number in range(1, 5)]
         assert c.b.manager.stats().lost == 0
 
 
+async def test_an_event_between_the_reading_and_the_end_of_a_catch_up(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is to tell later that it was there: the session listens before it reads."""
+    async with cluster(postgres, prefix) as c:
+        there = await c.b.client()
+        read = MessageLog.senders
+
+        async def senders(self: MessageLog, *args: Any) -> Any:
+            found = await read(self, *args)
+            monkeypatch.setattr(MessageLog, "senders", read)
+            await emit_as_new(postgres, prefix, 2, 3)
+            return found
+
+        async with c.away():
+            await c.send(1)
+            monkeypatch.setattr(MessageLog, "senders", senders)
+        await all_came(there, 1, 2, 3)
+
+
 async def test_a_log_that_is_locked_for_a_moment(
-    own_postgres: EmbeddedPostgres, prefix: str
+    own_postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading it is refused for want of a lock, and tried again."""
     uri = own_postgres.uri
-    errors: list[Exception] = []
-    async with cluster(own_postgres, prefix, {"on_error": errors.append}) as c:
+    read = MessageLog.senders
+    refused = 0
+
+    async def senders(self: MessageLog, *args: Any) -> Any:
+        nonlocal refused
+        try:
+            return await read(self, *args)
+        except psycopg.errors.LockNotAvailable:
+            refused += 1
+            raise
+
+    monkeypatch.setattr(MessageLog, "senders", senders)
+    async with cluster(own_postgres, prefix) as c:
         there = await c.b.client()
         async with c.away():
             await c.send(1, 2, 3)
+            await emit_as_new(own_postgres, prefix, "new")
             sql(uri, "ALTER ROLE postgres SET lock_timeout = 50")
             with psycopg.connect(uri) as connection:
                 connection.execute(f"LOCK TABLE {prefix}_log IN ACCESS EXCLUSIVE MODE")
                 c.way.refusing = False
-                await eventually(lambda: any("lock timeout" in str(error) for error in errors))
+                await eventually(lambda: refused)
             sql(uri, "ALTER ROLE postgres RESET lock_timeout")
         await c.send(4)
-        await all_came(there, 1, 2, 3, 4)
+        await eventually(lambda: 4 in came(there))
+        assert came(there).count("new") == 1
+        assert [value for value in came(there) if value != "new"] == [1, 2, 3, 4]
         assert c.b.manager.stats().lost == 0
 
 
@@ -143,7 +195,7 @@ async def test_a_connection_that_breaks_while_the_log_is_made_again(
             nonlocal broken
             broken += 1
             if broken == 1:
-                terminate(postgres.uri, backend(c.a.manager, "publisher"))
+                await connection.close()
             await prepare(connection)
 
         publisher._prepare = break_first
@@ -548,29 +600,27 @@ async def test_old_rows_go_in_steps(
 
 async def test_only_one_node_at_a_time_deletes(postgres: EmbeddedPostgres, prefix: str) -> None:
     uri = postgres.uri
-    options = options_of(prefix, retention=1, cleanup_interval=1)
-    async with node(uri, prefix, **options) as a, node(uri, prefix, **options) as b:
-        await acquainted(a, b)
-        log = a.manager._node.listener._log
-        insert = (
-            f"INSERT INTO {prefix}_log (channel, sender, seq, payload, created_at)"
-            f" SELECT '{prefix}#/', 'dead', k, '', now() - interval '1 hour'"
-            " FROM generate_series(1, 1200) AS k"
-        )
-        pair = (f"{prefix}#/", "dead")
-        left = f"SELECT count(*) FROM {prefix}_log"
-        async with (
-            await AnyIOConnection.connect(uri) as first,
-            await AnyIOConnection.connect(uri, autocommit=True) as second,
-        ):
-            async with first.transaction():
-                # the first is at it until the end of its transaction
-                await first.execute(insert)
-                assert await log.delete(first, pair, 1)
-                assert not await log.delete(second, pair, 1)
-            assert sql(uri, left) == [(700,)]
-            assert await log.delete(second, pair, 1)
-        await eventually(lambda: sql(uri, left) == [(0,)])
+    await emit_as_new(postgres, prefix)
+    sql(
+        uri,
+        f"INSERT INTO {prefix}_log (channel, sender, seq, payload, created_at)"
+        " SELECT 'c', 's', k, '', now() - interval '1 hour' FROM generate_series(1, 1200) AS k",
+    )
+    log = MessageLog(f"{prefix}_log", "", str, lambda _channel, _sender, begin: begin)
+    left = f"SELECT count(*) FROM {prefix}_log"
+    async with (
+        await AnyIOConnection.connect(uri) as first,
+        await AnyIOConnection.connect(uri, autocommit=True) as second,
+    ):
+        async with first.transaction():
+            # it is at it until the end of its transaction
+            assert await log.delete(first, ("c", "s"), 1)
+            with anyio.fail_after(5):
+                assert not await log.delete(second, ("c", "s"), 1)
+        assert sql(uri, left) == [(700,)]
+        assert await log.delete(second, ("c", "s"), 1)
+        assert not await log.delete(first, ("c", "s"), 1)
+    assert sql(uri, left) == [(0,)]
 
 
 # Clusters
