@@ -72,6 +72,7 @@ def make_server(manager: PostgresManager) -> AnyIOServer:
     async def say(sid: str, text: str) -> None:
         await server.emit("said", text)
 
+    server.on("say", say, namespace="/chat")
     return server
 
 
@@ -79,10 +80,10 @@ def test_actions_and_check_of_the_user() -> None:
     said = 0
     checked = 0
 
-    def say(client: SimulatedClient) -> None:
+    async def say(client: SimulatedClient, namespace: str) -> None:
         nonlocal said
-        said += "/" in client.sids
-        client.emit("say", "hello")
+        said += 1
+        await client.call("say", "hello", namespace=namespace)
 
     async def check(cluster: SimulatedCluster) -> None:
         nonlocal checked
