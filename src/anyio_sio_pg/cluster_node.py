@@ -81,7 +81,9 @@ class ClusterNode(Node):
             self.listener.hold(channel, payload)
             return None
         self.received += 1
-        if message.sender != EMITTER and not isinstance(message, AdapterClose):
+        # what is read from the log is no sign of life
+        alive = not (isinstance(message, AdapterClose) or self.listener.catching_up)
+        if alive and message.sender != EMITTER:
             self._notice(namespace, message, numbered=message.seq is not None)
         return message if self._in_sequence(message) else None
 

@@ -52,6 +52,9 @@ _STYLES: dict[str, Callable[[str, int], str]] = {
     "qmark": lambda _name, _number: "?",
     "numeric_dollar": lambda _, number: f"${number}",
 }
+_MOST_CALLS = 1_600
+"""Notifications in one statement of :func:`emit_statement` (PostgreSQL has 1,664 columns at most)."""
+
 _BY_NAME = ("pyformat", "named")
 
 _encode = stdlib_json.JSONEncoder(separators=(",", ":")).encode
@@ -264,6 +267,11 @@ def emit_statement(
         return f"CAST({style(name, len(values))} AS {kind})"
 
     if outgoing.body is None:
+        if len(outgoing.more) >= _MOST_CALLS:
+            raise ValueError(
+                f"the event makes {len(outgoing.more) + 1} notifications of the 1.x wire; one"
+                f" statement can send 1 to {_MOST_CALLS}"
+            )
         calls: list[str] = []
         for number, payload in enumerate((outgoing.head, *outgoing.more)):
             suffix = f"_{number}" if number else ""

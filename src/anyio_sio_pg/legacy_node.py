@@ -28,6 +28,7 @@ from .protocol.messages import (
     Heartbeat,
     Message,
     Room,
+    ServerSideEmit,
     SocketInfo,
     SocketsJoin,
     SocketsLeave,
@@ -186,8 +187,24 @@ class LegacyNode(Node):
             self._notice(namespace, message, numbered=True)
         return message if self._in_sequence(message) else None
 
+    def _is_of_a_node(self, namespace: Namespace, message: Message) -> bool:
+        return message.sender in namespace.members.uids()
+
+    def _is_ignored(self, message: Message) -> bool:
+        """Tell whether a 1.x node does not count on this one's answer, which is empty anyway."""
+        name = message.namespace
+        return (
+            isinstance(message, FetchSockets | ServerSideEmit)
+            and not message.sender
+            and name != "/"
+            and name not in self._presences
+            and not self._local._has_clients(name)
+        )
+
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Act on a message; one for a single socket is for the node that has it."""
+        if self._is_ignored(message):
+            return
         if isinstance(message, SocketsJoin | SocketsLeave | DisconnectSockets) or (
             isinstance(message, FetchSockets) and message.want == "sockets"
         ):

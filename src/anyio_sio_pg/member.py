@@ -120,7 +120,11 @@ class ClusterMember(AnyIOManager):
 
     def _keeps(self, namespace: str) -> bool:
         """Tell whether a namespace has clients or handlers here."""
-        return namespace in self.rooms or self._declares(namespace)
+        return self._has_clients(namespace) or self._declares(namespace)
+
+    def _has_clients(self, namespace: str) -> bool:
+        """Tell whether a namespace has clients here."""
+        return namespace in self.rooms
 
     def _declares(self, namespace: str) -> bool:
         """Tell whether the application itself has named a namespace, not only a client."""

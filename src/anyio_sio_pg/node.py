@@ -73,6 +73,9 @@ SETTLE: Final = 0.5
 LOOK: Final = 0.2
 """Seconds after which a node that owes an answer is looked for, and again and again."""
 
+LONGEST_LOOK: Final = 2.0
+"""Seconds between two looks at most."""
+
 NAMESPACE_IDLE: Final = 60.0
 """Seconds after which a namespace that nobody here uses any more is no longer listened to."""
 
@@ -88,6 +91,10 @@ class LocalSide(Protocol):
 
     def _keeps(self, namespace: str) -> bool:
         """Tell whether a namespace is in use here."""
+        ...
+
+    def _has_clients(self, namespace: str) -> bool:
+        """Tell whether a namespace has clients here."""
         ...
 
     def _declares(self, namespace: str) -> bool:
@@ -687,11 +694,16 @@ class Node(ABC):
     async def _look_for_the_dead(self) -> None:
         """Wait no longer for nodes that have no listening session: their process has died."""
         while True:
+            pause = LOOK
             while waited := self._awaited():
-                await anyio.sleep(LOOK)
+                await anyio.sleep(pause)
                 waited &= self._awaited()
                 if waited:
                     await self._remove_dead(waited)
+                    # who is alive but has nothing to say may be long about it
+                    pause = min(pause * 1.5, LONGEST_LOOK)
+                else:
+                    pause = LOOK
             self._request_came = anyio.Event()
             await self._request_came.wait()
 
@@ -812,7 +824,7 @@ class Node(ABC):
         # of emitters, only their origin is their own
         key = (message.origin or message.sender, None, message.namespace)
         known = self._namespaces.get(message.namespace)
-        if known is not None and known.returned and message.origin is None:
+        if known is not None and known.returned and self._is_of_a_node(known, message):
             # one that comes, or comes back, says so itself; what another sent before was missed
             self._sequence.position(
                 *key, seq if isinstance(message, Heartbeat) and message.initial else 0
@@ -828,6 +840,10 @@ class Node(ABC):
         if seen.missing:
             self._note_lost(message, seen.missing, "they did not come through PostgreSQL")
         return True
+
+    def _is_of_a_node(self, namespace: Namespace, message: Message) -> bool:
+        """Tell a node's message from an emitter's."""
+        return message.origin is None
 
     def _note_lost(self, message: Message, count: int, reason: str) -> None:
         self.lost += count

@@ -53,10 +53,17 @@ _KEEPALIVE: dict[str, str | int] = {
 }
 """A network that has gone silent is noticed in 5 seconds, where libpq alone takes two hours."""
 
+_LISTENER_USER_TIMEOUT = 60_000
+"""Milliseconds for which the server waits for a listener that does not read.
+
+Linux counts them also while the receiver's window is full: a process that stands still for a while,
+and is sent much, would lose all of it.
+"""
+
 _SERVER_KEEPALIVE = """\
 SELECT pg_catalog.set_config(ours.name, ours.value, false)
 FROM (VALUES ('tcp_keepalives_idle', '2'), ('tcp_keepalives_interval', '1'),
-  ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '5000')) AS ours(name, value)
+  ('tcp_keepalives_count', '3'), ('tcp_user_timeout', %b::text)) AS ours(name, value)
 JOIN pg_catalog.pg_settings AS s ON s.name = ours.name
 WHERE s.source = 'default' AND pg_catalog.inet_client_addr() IS NOT NULL
 AND pg_catalog.pg_backend_pid() = %b::int4"""
@@ -296,7 +303,10 @@ async def open_session(options: Options, *, listening: bool) -> AnyConnection:
                 if connection.info.encoding != "utf-8":
                     await connection.execute("SET client_encoding TO 'UTF8'")
                 # not through a pooler, which has a pid of its own and lends its sessions to others
-                await connection.execute(_SERVER_KEEPALIVE, [connection.pgconn.backend_pid])
+                timeout = _LISTENER_USER_TIMEOUT if listening else _KEEPALIVE["tcp_user_timeout"]
+                await connection.execute(
+                    _SERVER_KEEPALIVE, [str(timeout), connection.pgconn.backend_pid]
+                )
         except BaseException:
             await connection.close()
             raise

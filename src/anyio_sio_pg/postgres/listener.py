@@ -24,6 +24,8 @@ logger = logging.getLogger("anyio_sio_pg")
 
 T = TypeVar("T")
 
+_EMITTER = b'{"uid":"emitter",'
+
 _FETCH_AT_ONCE = 32
 _DELIVER_AT_ONCE = 256
 _MARGIN = 0.05
@@ -233,11 +235,16 @@ class Listener:
         self._caught_up = False
         connection.pgconn.notify_handler = self._inbox.append
         done: set[str] = set()
-        while todo := sorted(self._channels - done):
-            await self._listen_on(connection, todo)
-            done.update(todo)
-        self._caught_up = True
-        await self._in_time(self._introduce(connection))
+        introduced = False
+        # what is joined while this waits must not be left out: from the last look on it does not wait
+        while (todo := sorted(self._channels - done)) or not introduced:
+            if todo:
+                await self._listen_on(connection, todo)
+                done.update(todo)
+            else:
+                self._caught_up = True
+                await self._in_time(self._introduce(connection))
+                introduced = True
         self._connection = connection
         self.connected = True
         self._receiver.listening()
@@ -315,7 +322,14 @@ class Listener:
         for sender, newest in newest_of.items():
             if sender == log.ours:
                 continue
-            after = log.position(channel, sender, before.get(sender, 0))
+            begin = before.get(sender)
+            if begin is None:
+                try:
+                    begin = await self._begin(connection, log, channel, sender)
+                except psycopg.Error as exc:
+                    self._cannot_read(connection, exc, "the log")
+                    return
+            after = log.position(channel, sender, begin)
             while after < newest:
                 try:
                     rows = await self._in_time(log.rows(connection, channel, sender, after))
@@ -330,6 +344,14 @@ class Listener:
                         self._receiver.deliver(message, row.body)
                 after = rows[-1].seq
                 await anyio.lowlevel.checkpoint()
+
+    async def _begin(
+        self, connection: AnyConnection, log: MessageLog, channel: str, sender: str
+    ) -> int:
+        """Return where the numbers begin of a sender of which some rows may be gone."""
+        rows = await self._in_time(log.rows(connection, channel, sender, 0))
+        # a node makes itself known, and is missed from its first message on; an emitter does not
+        return rows[0].seq - 1 if rows and rows[0].payload.startswith(_EMITTER) else 0
 
     def _cannot_read(self, connection: AnyConnection, exc: psycopg.Error, what: str) -> None:
         """Report that a table is not as it should be.
@@ -346,7 +368,11 @@ class Listener:
         self.connected = False
         self._connection = None
         while self._commands:
-            self._commands.popleft()[2].set()
+            command, channel, done = self._commands.popleft()
+            if command == "LISTEN" and channel not in self._marks:
+                # who waits for it goes on; what is sent from here on is to be read later
+                self._joined.setdefault(channel, anyio.current_time())
+            done.set()
 
     async def _read(self, connection: AnyConnection) -> None:
         pgconn = connection.pgconn

@@ -143,6 +143,11 @@ async def ensure_log(connection: AnyConnection, table: str, *, unlogged: bool) -
             f"the log {table!r} is missing and could not be created ({str(exc).strip()}). Run this"
             f" as a role that may:\n\n{make}{create}\n{_grants(table, connection.info.user)}"
         ) from None
+    if not unlogged and await _is_unlogged(connection, table):
+        raise AdapterError(
+            f"the log {table!r} is unlogged: PostgreSQL empties it when it has crashed. Say"
+            f" durable='unlogged', or run:\n\nALTER TABLE {quoted(table)} SET LOGGED;"
+        )
     wrong = [
         f"{column} {kind}"
         for column, kind in _COLUMNS.items()
@@ -185,6 +190,14 @@ async def _columns(connection: AnyConnection, table: str) -> dict[str, int]:
         [quoted(table)],
     )
     return {row[0]: row[1] for row in await cursor.fetchall()}
+
+
+async def _is_unlogged(connection: AnyConnection, table: str) -> bool:
+    cursor = await connection.execute(
+        "SELECT relpersistence = 'u' FROM pg_class WHERE oid = to_regclass(%s)", [quoted(table)]
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
 
 
 def _grants(table: str, user: str) -> str:

@@ -424,6 +424,9 @@ class Publisher:
                             " they are tried again"
                         )
                     )
+                while self._jobs:
+                    # to delete old rows may be what helps
+                    await self._run_job(connection, self._jobs.popleft())
                 await anyio.sleep(backoff(attempt))
                 attempt += 1
             else:
