@@ -526,6 +526,39 @@ async def test_block_around_the_asgi_server_that_fails(
     assert sessions(database.uri) == 0
 
 
+TESTING = DOCS / "howto" / "testing.rst"
+
+
+SAY = 'await sio.emit("said", text, room=room)'
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("test_chat.py", "pass"),
+        ("test_time.py", "pass"),
+        ("test_machine.py", f"{SAY}; {SAY}"),
+    ],
+    ids=["chat", "time", "machine"],
+)
+async def test_tests_of_an_application(tmp_path: Path, name: str, wrong: str) -> None:
+    for file in ("chat.py", "conftest.py", name):
+        (tmp_path / file).write_text(block(TESTING, file))
+    async with program(tmp_path, "-m", "pytest", "-W", "error", name) as tests:
+        assert await tests.ends() == 0, tests.output
+    # with a server that is wrong they must fail; to shrink that would take its time
+    (tmp_path / "chat.py").write_text(changed(block(TESTING, "chat.py"), (SAY, wrong)))
+    code = block(TESTING, name).replace("deadline=None", "deadline=None, phases=[Phase.generate]")
+    (tmp_path / name).write_text(code.replace("import given", "import Phase, given"))
+    async with program(tmp_path, "-m", "pytest", name) as tests:
+        assert await tests.ends() == 1, tests.output
+
+
+async def test_failure_of_the_machine(database: EmbeddedPostgres, tmp_path: Path) -> None:
+    code = changed(block(TESTING, "failure.py"), ("postgresql://localhost/postgres", database.uri))
+    assert await run(tmp_path, code, database.uri) == ""
+
+
 MIGRATE = DOCS / "howto" / "migrate.rst"
 UVICORN = ("-m", "uvicorn", "--port", "0")
 

@@ -1189,7 +1189,7 @@ def run(
     """Run a script in an event loop of its own, with a new cluster, and check what is left.
 
     ``network`` makes the cluster's network, or is the URI of a PostgreSQL; ``backend`` and
-    ``backend_options`` are those of :func:`anyio.run`; ``make_server`` and ``options`` those of
+    ``backend_options`` are those of ``anyio.run``; ``make_server`` and ``options`` those of
     :class:`.SimulatedCluster`. ``actions`` are functions of a client and a namespace of
     it, sync or async, that the script calls in between; ``check`` is called with the cluster whenever it is quiet. What they,
     and the server's handlers, do must leave alone the rooms "r1" to "r3" and the events "node1",
