@@ -52,10 +52,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """The property tests, for longer."""
+    """The property tests and the machine, for longer; the machine takes an hour or two."""
     session.install("-e", ".[trio,demo]", *group("test"))
     session.run(
-        "pytest", "tests/unit", *session.posargs,
+        "pytest", "tests/unit", "tests/stateful/test_machine.py", *session.posargs,
         env={"HYPOTHESIS_PROFILE": "soak"},
     )  # fmt: skip
 
