@@ -311,7 +311,7 @@ async def test_a_receivers_process_is_frozen(
         record_property("counts", Counts(sent, len(set(got)), lost, len(got) - len(set(got))))
         assert got == list(range(sent))
         assert lost == 0
-        assert bool(reconnects) == terminated
+        assert reconnects or not terminated
 
 
 async def test_a_receiver_whose_event_loop_is_blocked(

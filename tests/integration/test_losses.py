@@ -247,8 +247,9 @@ async def test_a_receivers_process_is_frozen(
         record_property("counts", Counts(sent, len(set(got)), lost, len(got) - len(set(got))))
         assert got == sorted(set(got))
         assert len(got) + lost == sent
-        assert (lost > 0) == terminated
-        assert bool(reconnects) == terminated
+        if terminated:
+            assert lost > 0
+            assert reconnects >= 1
 
 
 async def test_a_receiver_whose_event_loop_is_blocked(
