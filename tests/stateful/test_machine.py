@@ -17,22 +17,22 @@ from anyio_sio_pg.server import AnyIOServer
 from anyio_sio_pg.testing import SimulatedClient, SimulatedCluster, SimulatedNetwork, virtual_time
 from anyio_sio_pg.testing.machine import Script, Stage, run, scripts
 
-EXAMPLES = settings.default.max_examples if settings.default is not None else 200
+SOAK = settings.get_current_profile_name() == "soak"
 
 pytestmark = [
     pytest.mark.usefixtures("short_settling"),
     # a failure takes its time to shrink, and the soak its hours
-    pytest.mark.timeout(900 if EXAMPLES < 1_000 else 0),
+    pytest.mark.timeout(0 if SOAK else 900),
 ]
 
 MODES = pytest.mark.parametrize("durable", [False, True], ids=["plain", "durable"])
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
-def examples(count: int) -> Any:
+def examples(count: int, soak: int) -> Any:
     """Run a test with so many examples, or more of them in the long profile."""
     return settings(
-        max_examples=count * EXAMPLES // 200,
+        max_examples=soak if SOAK else count,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
 
@@ -40,7 +40,7 @@ def examples(count: int) -> Any:
 @BACKENDS
 @MODES
 def test_with_postgresql(uri: str, backend: str, durable: bool) -> None:
-    @examples(30)
+    @examples(16, soak=1_000)
     @hypothesis.given(scripts(durable=durable))
     def machine(script: Script) -> None:
         run(script, uri, backend=backend, durable=durable)
@@ -51,7 +51,7 @@ def test_with_postgresql(uri: str, backend: str, durable: bool) -> None:
 @BACKENDS
 @MODES
 def test_with_a_network_that_doubles_and_breaks(backend: Any, durable: bool) -> None:
-    @examples(50)
+    @examples(50, soak=5_000)
     @hypothesis.given(scripts(durable=durable), st.integers(0, 1_000))
     def machine(script: Script, seed: int) -> None:
         run(
@@ -91,7 +91,7 @@ def test_actions_and_check_of_the_user() -> None:
         nodes = [node for node in cluster.nodes if node.running]
         checked += any(["said", "hello"] in c.received() for n in nodes for c in n.clients)
 
-    @examples(20)
+    @examples(20, soak=500)
     @hypothesis.given(scripts(actions=1, steps=(30, 60), faults=[]))
     def machine(script: Script) -> None:
         run(
