@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import hypothesis
 import pytest
+import socketio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -106,6 +108,26 @@ def test_actions_and_check_of_the_user() -> None:
     machine()
     assert said
     assert checked
+
+
+def test_the_stock_server() -> None:
+    def make_stock(manager: PostgresManager) -> socketio.AsyncServer:
+        return socketio.AsyncServer(async_mode="asgi", client_manager=manager, namespaces="*")
+
+    async def main() -> None:
+        async with SimulatedCluster(SimulatedNetwork(), make_server=make_stock) as cluster:
+            one = await cluster.start()
+            two = await cluster.start()
+            alice = await one.connect()
+            bob = await two.connect("/chat")
+            await two.server.enter_room(alice.sid, "lobby")
+            await two.server.emit("said", "hello", room="lobby")
+            await one.server.emit("said", "hello there", namespace="/chat")
+            await cluster.quiet()
+            assert alice.received() == [["said", "hello"]]
+            assert bob.received("/chat") == [["said", "hello there"]]
+
+    anyio.run(main, backend_options=virtual_time("asyncio"))
 
 
 async def lonely(stage: Stage, cluster: SimulatedCluster) -> None:

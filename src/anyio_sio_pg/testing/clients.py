@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 App: TypeAlias = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
+_UPGRADE = {"connection": "Upgrade", "upgrade": "websocket"}
+"""Without these python-engineio's own server refuses a WebSocket."""
+
 PATIENCE = 30.0
 """Seconds for which a client waits for its server."""
 
@@ -121,7 +124,9 @@ class SimulatedClient:
             "type": "websocket",
             "path": "/socket.io/",
             "query_string": urlencode({"EIO": "4", "transport": "websocket", **query}).encode(),
-            "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
+            "headers": [
+                (k.lower().encode(), v.encode()) for k, v in {**_UPGRADE, **headers}.items()
+            ],
             "client": ("192.0.2.1", 1024 + self.number % 64_000),
             "scheme": "ws",
         }
