@@ -24,6 +24,9 @@ python_maximum_signature_line_length = 88
 # names of other projects, whose documentation is not fetched, and of types that stand for others
 nitpick_ignore_regex = [
     ("py:(class|exc|meth)", r"(asyncio|collections\.abc|pathlib|psycopg|queue|socketio)\..*"),
-    ("py:class", r"AbstractAsyncContextManager|AnyConnection|OptionValues|PQGen|RV|Rooms|TaskGroup"),
+    (
+        "py:class",
+        r"AbstractAsyncContextManager|AnyConnection|OptionValues|PQGen|RV|Rooms|TaskGroup",
+    ),
     ("py:class", r"anyio_sio_pg\.manager\.(Handler|Hook|PostgresManager)"),
 ]
