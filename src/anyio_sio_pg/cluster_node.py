@@ -82,7 +82,7 @@ class ClusterNode(Node):
             return None
         self.received += 1
         # what is read from the log is no sign of life
-        alive = not (isinstance(message, AdapterClose) or self.listener.catching_up)
+        alive = not (isinstance(message, AdapterClose) or self.listener.replaying)
         if alive and message.sender != EMITTER:
             self._notice(namespace, message, numbered=message.seq is not None)
         return message if self._in_sequence(message) else None

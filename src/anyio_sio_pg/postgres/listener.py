@@ -89,6 +89,7 @@ class Listener:
         self._caught_up = True
         self._held: list[tuple[bytes, bytes]] = []
         self.catching_up = False
+        self.replaying = False
         self._deadline = deadline
         self._report = report
         self._redact = redact
@@ -338,10 +339,14 @@ class Listener:
                     return
                 if not rows:
                     break
-                for row in rows:
-                    message = self._receiver.decode(name, row.payload)
-                    if message is not None:
-                        self._receiver.deliver(message, row.body)
+                self.replaying = True
+                try:
+                    for row in rows:
+                        message = self._receiver.decode(name, row.payload)
+                        if message is not None:
+                            self._receiver.deliver(message, row.body)
+                finally:
+                    self.replaying = False
                 after = rows[-1].seq
                 await anyio.lowlevel.checkpoint()
 
