@@ -603,7 +603,8 @@ class Node(ABC):
         self._send_heartbeat(namespace, initial=True)
 
     def _send_heartbeat(self, namespace: Namespace, *, initial: bool = False) -> None:
-        if namespace.heartbeat_waits or self._closing:
+        # one that was put in before LISTEN was in force does not bring the others' answers
+        if self._closing or (namespace.heartbeat_waits and not initial):
             return
         number = self._add_probe(namespace.name)
 
