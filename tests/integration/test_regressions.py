@@ -510,15 +510,15 @@ async def test_clients_use_up_no_sessions_on_the_1x_wire(uri: str, prefix: str) 
 
 
 async def test_a_heartbeat_does_not_stand_in_for_an_announcement(uri: str, prefix: str) -> None:
-    # its answers came before the namespace was listened to, and nobody was known there
+    # nobody answers it, so that nobody was known there
     async with two_nodes(uri, prefix) as (a, b):
         there = await b.client("/chat")
         inner = a.manager._node
         start_listening = inner._start_listening
 
-        async def after_a_heartbeat(namespace: Any) -> None:
-            inner._send_heartbeat(namespace)
+        async def and_a_heartbeat(namespace: Any) -> None:
             await start_listening(namespace)
+            inner._send_heartbeat(namespace)
 
-        inner._start_listening = after_a_heartbeat
+        inner._start_listening = and_a_heartbeat
         assert await a.manager.clients(namespace="/chat") == {there.sids["/chat"]}
