@@ -727,6 +727,9 @@ async def test_handshakes_are_as_node_shows_them(
                     for key in ("host", "origin", "sec-websocket-key"):
                         assert handshake["headers"].pop(key)
                     handshake["url"] = handshake["url"].replace(handshake["query"].pop("t"), "")
+                    # Node could not read a large answer of ours with that key
+                    kept = handshake["query"].pop("__proto__", None)
+                    assert kept is None or name == "node"
                     shown[asker, name, namespace] = handshake
     expected = shown["node", "node", "/"]
     assert expected["auth"] == (auth or {})
