@@ -121,7 +121,7 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
 
     @property
     def uid(self) -> str:
-        """The id of this node in the cluster: 16 hex digits, new with each block; empty before."""
+        """The id of this node in the cluster, new with each block; empty before."""
         return self._uid
 
     @property

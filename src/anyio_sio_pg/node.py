@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import msgspec
-import psycopg
 
 from .errors import (
     AdapterClosedError,
@@ -527,10 +526,8 @@ class Node(ABC):
         if not listening:
             try:
                 await hold_too(connection, self.uid)
-            except BaseException as exc:
+            except BaseException:
                 await connection.close()
-                if isinstance(exc, psycopg.Error):
-                    raise AdapterError(self.options.redact(exc).strip()) from None
                 raise
         return connection
 

@@ -76,9 +76,15 @@ async def hold(connection: AnyConnection, uid: str) -> None:
 
 
 async def hold_too(connection: AnyConnection, uid: str) -> None:
-    """Let others see, while the listening session is made anew, that its node is alive."""
-    # not through a pooler, which has a pid of its own and keeps its sessions
-    await connection.execute(_HOLD_TOO, [_key(uid), connection.pgconn.backend_pid])
+    """Let others see, while the listening session is made anew, that its node is alive.
+
+    :raises AdapterError: PostgreSQL refuses, or the session was lost.
+    """
+    try:
+        # not through a pooler, which has a pid of its own and keeps its sessions
+        await connection.execute(_HOLD_TOO, [_key(uid), connection.pgconn.backend_pid])
+    except psycopg.Error as exc:
+        raise AdapterError(f"the publisher cannot make itself known: {exc}".strip()) from None
 
 
 async def absent(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
