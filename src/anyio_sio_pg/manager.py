@@ -121,7 +121,10 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
 
     @property
     def uid(self) -> str:
-        """The id of this node in the cluster, new with each block; empty before."""
+        """The id of this node in the cluster, new with each block; empty before.
+
+        It has 16 hex digits, and 6 letters and digits with ``wire="legacy"``.
+        """
         return self._uid
 
     @property
