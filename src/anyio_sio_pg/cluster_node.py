@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 class ClusterNode(Node):
     """A node of a cluster of this package's nodes and ``@socket.io/postgres-adapter``'s."""
 
+    # a simulated PostgreSQL has another
+    _log_type = MessageLog
+
     def __init__(self, options: Options, local: LocalSide):
         self._reader = ClusterWire(options.prefix)
         super().__init__(options, local, self._reader, secrets.token_hex(8))
@@ -48,14 +51,23 @@ class ClusterNode(Node):
 
     def _start_tasks(self) -> None:
         self.start_soon(self._clean_up)
-        if self.options.durable:
-            self.start_soon(self._clean_log)
+        if self._log is not None:
+            self.start_soon(self._clean_log, self._log)
 
     def _numbered(self, namespace: str, make: Callable[[int], Message]) -> Outgoing:
         outgoing = super()._numbered(namespace, make)
         if outgoing.body is not None:
             self._cleanups_due = 2
         return outgoing
+
+    def _make_log(self) -> MessageLog | None:
+        options = self.options
+        if not options.durable:
+            return None
+        # a crash empties an unlogged table
+        sure = options.retention if options.durable is True else 0.0
+        channel = self._wire.channel
+        return self._log_type(options.log_table, self.uid, channel, self._position, sure)
 
     def _position(self, channel: str, sender: str, begin: int) -> int:
         namespace = self._by_channel.get(channel.encode())
@@ -124,10 +136,9 @@ class ClusterNode(Node):
                 return
         super().deliver(message, body)
 
-    async def _clean_log(self) -> None:
+    async def _clean_log(self, log: MessageLog) -> None:
         """Delete the messages that are too old for anybody to have missed them."""
         retention = self.options.retention
-        log = MessageLog(self.options.log_table, self.uid, self._wire.channel, self._position)
         start = f"{self.options.prefix}#"
         while True:
             await anyio.sleep(min(retention / 4, self.options.cleanup_interval))

@@ -160,10 +160,6 @@ class LegacyNode(Node):
 
     # Receiving
 
-    def _position(self, channel: str, sender: str, begin: int) -> int:
-        """Refuse: this wire has no log."""
-        raise NotImplementedError
-
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a piece, a repeat, or garbage."""
         try:
@@ -182,13 +178,13 @@ class LegacyNode(Node):
         if namespace is None:
             return None
         # 1.x nodes and emitters send none, and owe no answer by their uid
-        known = isinstance(message, Heartbeat) or message.sender in namespace.members.uids()
+        known = isinstance(message, Heartbeat) or self._is_of_a_node(namespace, message)
         if known and not isinstance(message, AdapterClose):
             self._notice(namespace, message, numbered=True)
         return message if self._in_sequence(message) else None
 
     def _is_of_a_node(self, namespace: Namespace, message: Message) -> bool:
-        return message.sender in namespace.members.uids()
+        return namespace.members.is_numbered(message.sender)
 
     def _is_ignored(self, message: Message) -> bool:
         """Tell whether a 1.x node does not count on this one's answer, which is empty anyway."""

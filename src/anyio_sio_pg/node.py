@@ -156,7 +156,6 @@ class Node(ABC):
     # a simulated PostgreSQL has others
     _publisher_type = Publisher
     _listener_type = Listener
-    _log_type = MessageLog
 
     def __init__(self, options: Options, local: LocalSide, wire: Wire, uid: str):
         self.options = options
@@ -164,6 +163,7 @@ class Node(ABC):
         self._local = local
         self._wire = wire
         self._reporter = Reporter(options.on_error)
+        self._log = self._make_log()
         self.publisher = self._make_publisher()
         self.listener = self._make_listener()
         self._namespaces: dict[str, Namespace] = {}
@@ -224,18 +224,7 @@ class Node(ABC):
             introduce=self._introduce,
             table=quoted(self.options.table),
             receiver=self,
-            log=(
-                self._log_type(
-                    self.options.log_table,
-                    self.uid,
-                    self._wire.channel,
-                    self._position,
-                    # a crash empties an unlogged table
-                    self.options.retention if self.options.durable is True else 0.0,
-                )
-                if self.options.durable
-                else None
-            ),
+            log=self._log,
             deadline=self.options.heartbeat_timeout,
             report=self.report,
             redact=self.options.redact,
@@ -549,9 +538,9 @@ class Node(ABC):
     async def _stop_listening(self, namespace: Namespace) -> None:
         """Stop listening to a namespace's messages."""
 
-    @abstractmethod
-    def _position(self, channel: str, sender: str, begin: int) -> int:
-        """Return the last number had of a channel's sender, which is ``begin`` if there is none."""
+    def _make_log(self) -> MessageLog | None:
+        """Return the log to read what was missed from, where the wire has one."""
+        return None
 
     @abstractmethod
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
