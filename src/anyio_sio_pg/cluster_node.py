@@ -88,7 +88,7 @@ class ClusterNode(Node):
         except ProtocolError as exc:
             self._note_garbage(exc)
             return None
-        if self.options.durable and not self.listener.catching_up and self._follows_a_gap(message):
+        if self._log is not None and not self.listener.catching_up and self._follows_a_gap(message):
             # what is missing is in the log, and comes first
             self.listener.hold(channel, payload)
             return None

@@ -290,7 +290,7 @@ class _Session:
         if query == ABSENT:
             held = self.network.held()
             return _Cursor([(key,) for key in parameters[0] if key not in held])
-        raise NotImplementedError(query)
+        raise psycopg.ProgrammingError(f"the simulated PostgreSQL does not know {query!r}")
 
     async def publish(self, batch: list[Outgoing], sender: str | None) -> None:
         await self.network.pause(self.node)
