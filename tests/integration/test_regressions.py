@@ -11,6 +11,7 @@ import pytest
 
 from anyio_sio_pg import (
     AdapterClosedError,
+    AdapterError,
     PostgresManager,
     PublishError,
     RequestTimeoutError,
@@ -524,3 +525,37 @@ async def test_a_heartbeat_does_not_stand_in_for_an_announcement(uri: str, prefi
         inner._start_listening = and_a_heartbeat
         await inner.join("/chat")
         await eventually(lambda: inner.members("/chat") == {b.manager.uid})
+
+
+async def test_what_is_joined_while_the_listener_reconnects_is_listened_to(
+    uri: str, prefix: str
+) -> None:
+    # between its last look at the channels and its being connected nobody sent that LISTEN
+    seldom = {"heartbeat_interval": 60, "heartbeat_timeout": 120}
+    async with two_nodes(uri, prefix, **seldom) as (a, b):
+        listener = b.manager._node.listener
+        introduce = listener._introduce
+        waits, go_on = anyio.Event(), anyio.Event()
+
+        async def introduce_late(connection: Any) -> None:
+            waits.set()
+            await go_on.wait()
+            await introduce(connection)
+
+        listener._introduce = introduce_late
+        listener.reconnect("for the test")
+        await waits.wait()
+        there = await b.client("/chat")
+        go_on.set()
+        await eventually(lambda: b.manager.status == "connected")
+        await a.manager.emit("hello", namespace="/chat")
+        await there.expect(["hello"], namespace="/chat")
+
+
+async def test_an_unlogged_log_is_not_taken_for_durable(uri: str, prefix: str) -> None:
+    tables = {"log_table": f"{prefix}_log", "table": f"{prefix}_attachments"}
+    async with node(uri, prefix, durable="unlogged", **tables):
+        pass
+    with pytest.raises(AdapterError, match=r"(?s)is unlogged.*SET LOGGED"):
+        async with node(uri, prefix, durable=True, **tables):
+            pass
