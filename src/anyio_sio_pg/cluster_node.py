@@ -34,6 +34,7 @@ class ClusterNode(Node):
         super().__init__(options, local, self._reader, secrets.token_hex(8))
         self._own = self._reader.own(self.uid)
         self._by_channel: dict[bytes, Namespace] = {}
+        self._leaving: dict[str, anyio.Event] = {}
         self._cleanups_due = 0
 
     async def _prepare(self, connection: AnyConnection) -> None:
@@ -41,13 +42,20 @@ class ClusterNode(Node):
 
     async def _start_listening(self, namespace: Namespace) -> None:
         channel = self._wire.channel(namespace.name)
+        while (left := self._leaving.get(channel)) is not None:
+            # what comes until then comes with a hole after it
+            await left.wait()
         self._by_channel[channel.encode()] = namespace
         await self.listener.listen(channel)
 
     async def _stop_listening(self, namespace: Namespace) -> None:
         channel = self._wire.channel(namespace.name)
         del self._by_channel[channel.encode()]
-        await self.listener.unlisten(channel)
+        self._leaving[channel] = anyio.Event()
+        try:
+            await self.listener.unlisten(channel)
+        finally:
+            self._leaving.pop(channel).set()
 
     def _start_tasks(self) -> None:
         self.start_soon(self._clean_up)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 
 from browser.chromium import Browser, Page, chromium
 from harness import eventually
 from interop.app import Server
-from interop.cases import NESTED, JavaScriptCases, tag
+from interop.cases import NESTED, JavaScriptCases, quick_pings, tag
 from interop.clients import Blob
 from interop.fixtures import MakeClient, Open
 
 __all__ = ["tag"]
 
 pytestmark = pytest.mark.anyio
-
-QUICK_PINGS: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 0.5}
 
 GONE = {
     # between two polls it says nothing
@@ -98,23 +95,23 @@ class TestBrowser(JavaScriptCases):
         assert await client.call("echo", NESTED) == [NESTED]
 
     async def test_page_is_reloaded(
-        self, open_client: Open, serve: Callable[..., Server], page: Page, tag: str
+        self, open_client: Open, serve: Callable[..., Server], page: Page, mode: str, tag: str
     ) -> None:
-        server = serve(**QUICK_PINGS)
+        server = serve(**quick_pings(mode))
         client = await open_client(server.url, auth={"tag": tag})
         sid = await client.connected()
         await page.reload()
-        assert await server.ended(sid) in GONE[client.mode]
+        assert await server.ended(sid) in GONE[mode]
         again = await open_client(server.url, auth={"tag": tag})
         assert await again.connected() != sid
         assert await again.call("echo", 1) == [1]
 
     async def test_tab_is_closed(
-        self, open_client: Open, serve: Callable[..., Server], page: Page, tag: str
+        self, open_client: Open, serve: Callable[..., Server], page: Page, mode: str, tag: str
     ) -> None:
-        server = serve(**QUICK_PINGS)
+        server = serve(**quick_pings(mode))
         client = await open_client(server.url, auth={"tag": tag})
         sid = await client.connected()
         await page.close()
-        assert await server.ended(sid) in GONE[client.mode]
+        assert await server.ended(sid) in GONE[mode]
         await eventually(lambda: not server.app.sio.eio.sockets)

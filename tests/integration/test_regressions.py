@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -309,6 +310,47 @@ async def test_what_came_while_a_namespace_was_not_listened_to_is_not_lost(
         await a.manager.emit("again", namespace="/x")
         await acquainted(a, b, namespace="/x")
         await b.manager.emit("three", namespace="/x")
+        await b.manager.flush()
+        await a.manager.ping()
+        assert a.manager.stats().lost == 0
+
+
+def _last_statement(uri: str, of: TestNode) -> str | None:
+    """The statement that a listening session has last executed."""
+    with psycopg.connect(uri, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT query FROM pg_stat_activity WHERE pid = %s AND state = 'idle'",
+            [of.manager.listener.info.backend_pid],  # type: ignore[union-attr]
+        ).fetchone()
+    return None if row is None else row[0]
+
+
+async def test_what_comes_before_unlisten_is_in_force_is_not_the_beginning(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "NAMESPACE_IDLE", 0.3)
+    async with (
+        proxy(postgres.port) as gate,
+        node(gate.uri, prefix, heartbeat_interval=0.1) as a,
+        node(postgres.uri, prefix) as b,
+    ):
+        await b.client("/x")
+        await a.manager.emit("hello", namespace="/x")
+        await acquainted(a, b, namespace="/x")
+        gate.hold("answers")
+        await b.manager.emit("before", namespace="/x")
+        await b.manager.flush()
+        unlisten = f'UNLISTEN "{prefix}#/x"'
+        await eventually(lambda: _last_statement(postgres.uri, a) == unlisten)
+        for _ in range(4):
+            await b.manager.emit("between", namespace="/x")
+        await b.manager.flush()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(functools.partial(a.manager.emit, "again", namespace="/x"))
+            await anyio.wait_all_tasks_blocked()
+            gate.release()
+        await acquainted(a, b, namespace="/x")
+        await b.manager.emit("after", namespace="/x")
         await b.manager.flush()
         await a.manager.ping()
         assert a.manager.stats().lost == 0

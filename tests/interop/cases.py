@@ -27,6 +27,12 @@ NESTED = {
 }
 
 
+def quick_pings(mode: str) -> dict[str, float]:
+    """Options with which a server soon sees that a polling client is gone."""
+    # the others' connections tell it at once
+    return {"ping_interval": 0.5, "ping_timeout": 2.0} if mode == "polling" else {}
+
+
 @pytest.fixture
 def tag() -> str:
     """A name that no other test uses: for clients in their auth, and for rooms."""
@@ -202,10 +208,14 @@ class Cases:
         assert await server.run(_has_rooms, server, sid) is False
 
     async def test_reconnects_after_a_cut(
-        self, server: Server, open_client: Open, serve: Callable[..., Server], tag: str
+        self,
+        server: Server,
+        open_client: Open,
+        serve: Callable[..., Server],
+        mode: str,
+        tag: str,
     ) -> None:
-        # short pings, since that is how a server sees that a polling client is gone
-        server = serve(ping_interval=0.5, ping_timeout=0.5)
+        server = serve(**quick_pings(mode))
         async with proxy(server.port) as between:
             client = await open_client(
                 f"http://127.0.0.1:{between.port}", auth={"tag": tag}, reconnect=True
@@ -225,9 +235,7 @@ class Cases:
             assert await client.received("welcome", 1) == [[b"back"]]
             reason = await server.ended(first)
             assert reason in (
-                ("transport error", "ping timeout")
-                if client.mode == "polling"
-                else ("transport close",)
+                ("transport error", "ping timeout") if mode == "polling" else ("transport close",)
             )
             assert second not in server.handlers().ended
             await client.close()

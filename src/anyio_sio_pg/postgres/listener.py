@@ -391,6 +391,9 @@ class Listener:
                 else:
                     self._marks.pop(channel, None)
                     await self._execute(connection, _statement(command, channel))
+                    # what has come until now must not be taken for what comes after the next LISTEN
+                    self._collect(connection)
+                    self._decode()
                 self._commands.popleft()
                 done.set()
             self._collect(connection)
