@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -17,7 +16,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import anyio
@@ -72,64 +70,58 @@ class Contestant:
         )
 
 
+@dataclass(frozen=True)
+class Options:
+    """How much is measured."""
+
+    rounds: int = 5
+    seconds: float = 1.0
+    quick: bool = False
+    """Only enough to see that it works; the figures mean nothing."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one contestant did in one round of one case, such as ``{"bytes": 100, "nodes": 2}``."""
+
+    contestant: str
+    case: dict[str, Any]
+    round: int
+    figures: dict[str, float]
+
+
 @dataclass
 class Results:
-    """The figures of a run: for each contestant, its rounds in order."""
+    """The figures of one measure, as they were taken; ``report.py`` makes medians of them."""
 
-    benchmark: str
-    unit: str
+    measure: str
+    title: str
     machine: dict[str, Any]
-    options: dict[str, Any]
-    rounds: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    options: Options
+    records: list[Record] = field(default_factory=list)
 
-    def rates(self, name: str) -> list[float]:
-        return [figures["rate"] for figures in self.rounds[name]]
+    def add(
+        self, contestant: str, case: dict[str, Any], round: int, figures: dict[str, float]
+    ) -> None:
+        self.records.append(Record(contestant, case, round, figures))
+        where = ", ".join(f"{key} {value}" for key, value in case.items())
+        what = ", ".join(f"{key} {value:,.6g}" for key, value in figures.items())
+        print(
+            f"{self.measure} ({where}) round {round}: {contestant}: {what}",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    def ratio(self, name: str) -> float:
-        """Return the median of the rounds' ratios to the first contestant."""
-        base = self.rates(next(iter(self.rounds)))
-        return median(rate / peer for rate, peer in zip(self.rates(name), base, strict=True))
+    def save(self, folder: Path) -> None:
+        file = folder / f"{self.measure}.json"
+        file.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        return {
-            name: {key: median(r[key] for r in rounds) for key in rounds[0]}
-            | {"ratio": self.ratio(name), "least": min(self.rates(name))}
-            | {"most": max(self.rates(name))}
-            for name, rounds in self.rounds.items()
-        }
-
-    def table(self, extra: dict[str, str]) -> str:
-        """Return a Markdown table; ``extra`` are further figures, with their headings."""
-        rows = [["", self.unit, "least to most", "ratio", *extra.values()]]
-        for name, figures in self.summary().items():
-            rows.append(
-                [
-                    name,
-                    f"{figures['rate']:,.0f}",
-                    f"{figures['least']:,.0f} to {figures['most']:,.0f}",
-                    f"{figures['ratio']:.1f}",
-                    *(f"{figures[key]:,.1f}" for key in extra),
-                ]
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "| "
-            + " | ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            + " |"
-            for row in rows
-        ]
-        rule = "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths))
-        return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
-
-    def show(self, file: Path | None, extra: dict[str, str]) -> None:
-        print(f"\n{self.benchmark}, {len(self.rates(next(iter(self.rounds))))} rounds\n")
-        print(self.table(extra))
-        print("\n" + ", ".join(f"{key} {value}" for key, value in self.machine.items()))
-        if file is not None:
-            file.write_text(json.dumps(asdict(self) | {"summary": self.summary()}, indent=1) + "\n")
+    @staticmethod
+    def load(file: Path) -> Results:
+        tree = json.loads(file.read_text())
+        tree["options"] = Options(**tree["options"])
+        tree["records"] = [Record(**record) for record in tree["records"]]
+        return Results(**tree)
 
 
 class Child:
@@ -187,30 +179,30 @@ async def compare(
     contestants: Sequence[Contestant],
     measure: Measure,
     *,
-    rounds: int,
-    seconds: float,
+    case: dict[str, Any],
     start: int,
     per_unit: int = 1,
 ) -> None:
     """Measure the contestants in turn, round after round, in processes made for each.
 
     ``measure`` does a given amount of work, beginning with ``start``: each contestant's is then
-    set to what takes it about ``seconds``. A unit of work counts for ``per_unit`` in the rate.
+    set to what takes it about the options' ``seconds``. A unit of work counts for ``per_unit`` in
+    the figure ``rate``.
     """
+    options = results.options
     amounts: dict[str, int] = {}
     for contestant in contestants:
+        if options.quick:
+            amounts[contestant.name] = start
+            continue
         with anyio.fail_after(_ROUND_TIMEOUT):
             rate = (await measure(contestant, start))["rate"]
-        amounts[contestant.name] = max(start, round(rate / per_unit * seconds))
-    for number in range(rounds):
+        amounts[contestant.name] = max(start, round(rate / per_unit * options.seconds))
+    for number in range(1, options.rounds + 1):
         for contestant in contestants:
             with anyio.fail_after(_ROUND_TIMEOUT):
                 figures = await measure(contestant, amounts[contestant.name])
-            results.rounds.setdefault(contestant.name, []).append(figures)
-            rate = figures["rate"]
-            print(
-                f"round {number + 1}: {contestant.name}: {rate:,.0f}", file=sys.stderr, flush=True
-            )
+            results.add(contestant.name, case, number, figures)
 
 
 def warm_up(amount: int) -> int:
@@ -280,12 +272,3 @@ def machine(postgres_uri: str, redis_url: str | None = None) -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of a round, about")
-    parser.add_argument("--bytes", type=int, default=100, help="size of an event's payload")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    return parser
