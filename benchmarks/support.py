@@ -26,6 +26,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio_sio_pg.testing import EmbeddedPostgres
 
 _NODE = Path(__file__).with_name("node.py")
+_PEERS = Path(__file__).with_name("peers")
 _LINE = 1 << 20
 _START_TIMEOUT = 20
 _ROUND_TIMEOUT = 180
@@ -99,6 +100,13 @@ class Results:
     machine: dict[str, Any]
     options: Options
     records: list[Record] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the figures has to know, such as a contestant that is left out."""
+    run: str = ""
+    """The id of the run that it belongs to: only figures of one run are comparable."""
+    date: str = ""
+    seconds: float = 0.0
+    """How long the measure took."""
 
     def add(
         self, contestant: str, case: dict[str, Any], round: int, figures: dict[str, float]
@@ -157,7 +165,9 @@ async def child(contestant: Contestant, clients: int) -> AsyncIterator[Child]:
 @asynccontextmanager
 async def process_of(script: Path, spec: str, name: str) -> AsyncIterator[Child]:
     """Start a process and yield it; end it with the block."""
-    process = await anyio.open_process([sys.executable, str(script), spec], stderr=None)
+    # -P: a measure may have the name of a package, as websockets.py does
+    command = [sys.executable, "-P", str(script), spec]
+    process = await anyio.open_process(command, stderr=None)
     # leaving the process's own block without an error closes its input, and so lets it end by
     # itself; with an error it is killed
     async with process:
@@ -271,4 +281,12 @@ def machine(postgres_uri: str, redis_url: str | None = None) -> dict[str, Any]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    if (node := shutil.which("node")) is not None:
+        answer = subprocess.run([node, "--version"], capture_output=True, text=True, check=True)
+        found["Node"] = answer.stdout.strip().removeprefix("v")
+    if _PEERS.exists():
+        wanted: dict[str, str] = json.loads((_PEERS / "package.json").read_text())["dependencies"]
+        locked = json.loads((_PEERS / "package-lock.json").read_text())["packages"]
+        for package in wanted:
+            found[package] = locked[f"node_modules/{package}"]["version"]
     return found
