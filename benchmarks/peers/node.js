@@ -1,0 +1,190 @@
+// One Node process of a benchmark: a Socket.IO server with clients but no network.
+//
+// The counterpart of ../node.py, with the same commands: it is started with what it is to be as JSON
+// in its argument, takes one JSON object a line, answers each with a line, and ends with its input.
+"use strict";
+
+// before the packages are loaded, which look at it
+process.env.NODE_ENV ??= "production";
+
+const { EventEmitter } = require("node:events");
+const readline = require("node:readline");
+const { Server } = require("socket.io");
+
+// Emits between two turns of the event loop. `io.emit` cannot be awaited, and while a loop runs
+// nothing is written to the database's socket: all at once is slowest, as nothing goes out before
+// the last is queued; very few at once pay for many turns.
+const AT_ONCE = Number(process.env.BENCH_AT_ONCE ?? 100);
+
+const MICROSECONDS = 1e6;
+
+// Each as its README says, with the default options.
+const adapters = {
+  async "node-postgres"(address) {
+    const pg = require("pg");
+    const { createAdapter } = require("@socket.io/postgres-adapter");
+    const pool = new pg.Pool({ connectionString: address });
+    pool.on("error", fail);
+    await pool.query(`
+      CREATE TABLE IF NOT EXISTS socket_io_attachments (
+          id          bigserial UNIQUE,
+          created_at  timestamptz DEFAULT NOW(),
+          payload     bytea
+      );
+    `);
+    const io = new Server();
+    // without it the adapter tells nobody of what it could not send
+    io.adapter(createAdapter(pool, { errorHandler: fail }));
+    return io;
+  },
+
+  async "node-redis"(address) {
+    const { createClient } = require("redis");
+    const { createAdapter } = require("@socket.io/redis-adapter");
+    const pubClient = createClient({ url: address });
+    const subClient = pubClient.duplicate();
+    // an "error" that nobody listens to would end the process: a connection that Redis has closed,
+    // because its buffer is full, is to be seen as lost events
+    for (const client of [pubClient, subClient]) {
+      client.on("error", (error) => console.error("Redis:", error.message));
+    }
+    await Promise.all([pubClient.connect(), subClient.connect()]);
+    return new Server({ adapter: createAdapter(pubClient, subClient) });
+  },
+
+  async "node-memory"() {
+    return new Server();
+  },
+};
+
+function fail(error) {
+  console.error(error);
+  process.exit(1);
+}
+
+// What socket.io takes for an Engine.IO socket, and writes what its client is to get into.
+class Connection extends EventEmitter {
+  protocol = 4;
+  readyState = "open";
+  transport = { name: "websocket", writable: true };
+  remoteAddress = "127.0.0.1";
+  request = { headers: {}, connection: {}, url: "/socket.io/", _query: {} };
+  write = ignore;
+
+  constructor(id) {
+    super();
+    this.id = id;
+  }
+
+  close() {
+    this.readyState = "closed";
+  }
+}
+
+function ignore() {}
+
+function now() {
+  // CLOCK_MONOTONIC, the same as Python's time.monotonic_ns(); JSON has no integers of 64 bits
+  return Number(process.hrtime.bigint());
+}
+
+class Peer {
+  constructor(io) {
+    this.io = io;
+    this.connections = [];
+  }
+
+  async connect(clients) {
+    for (let number = 0; number < clients; number++) {
+      const connection = new Connection(`client${number}`);
+      await new Promise((resolve) => {
+        // the first packet says that it is connected
+        connection.write = resolve;
+        this.io.onconnection(connection);
+        connection.emit("data", "0");
+      });
+      connection.write = ignore;
+      this.connections.push(connection);
+    }
+  }
+
+  // Sends events to everyone, one after the other.
+  async emit({ name, events, bytes, binary = false }) {
+    const payload = binary ? Buffer.alloc(bytes, "x") : "x".repeat(bytes);
+    const { io } = this;
+    const first = now();
+    for (let sent = 0; sent < events; ) {
+      const until = Math.min(events, sent + AT_ONCE);
+      for (; sent < until; sent++) {
+        io.emit(name, payload);
+      }
+      await turn();
+    }
+    return { first, accepted: now() };
+  }
+
+  // Counts the events of a name that come to the first client, until there are as many as expected
+  // or no more come.
+  receive({ name, events, quiet }) {
+    const [connection] = this.connections;
+    const text = `2["${name}",`;
+    const binary = `51-["${name}",`;
+    return new Promise((resolve) => {
+      let count = 0;
+      let seen = 0;
+      let last = 0;
+      let attached = false;
+      const done = () => {
+        clearInterval(timer);
+        connection.write = ignore;
+        resolve({ events: count, last });
+      };
+      connection.write = (packet) => {
+        if (typeof packet !== "string") {
+          if (!attached) return;
+          attached = false;
+        } else if (packet.startsWith(binary)) {
+          attached = true;
+          return;
+        } else if (!packet.startsWith(text)) {
+          return;
+        }
+        if (++count === events) {
+          last = now();
+          done();
+        }
+      };
+      const timer = setInterval(() => {
+        if (count === seen) return done();
+        seen = count;
+        last = now();
+      }, quiet * 1000);
+    });
+  }
+
+  // The CPU time of this process so far, in seconds.
+  async cpu() {
+    const { user, system } = process.cpuUsage();
+    return { cpu: (user + system) / MICROSECONDS };
+  }
+}
+
+function turn() {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+async function main() {
+  const spec = JSON.parse(process.argv[2]);
+  const peer = new Peer(await adapters[spec.manager](spec.address));
+  await peer.connect(spec.clients);
+  const answer = (value) => process.stdout.write(JSON.stringify(value) + "\n");
+  answer({});
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const { do: command, ...options } = JSON.parse(line);
+    answer(await peer[command](options));
+  }
+  // the adapters keep connections and timers
+  process.exit(0);
+}
+
+main().catch(fail);
