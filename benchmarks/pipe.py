@@ -1,0 +1,103 @@
+"""The limit: what libpq, a JSON codec and nothing else carry from one process to another.
+
+No sequence numbers of its own, no rooms, no clients and no event loop: a sender that encodes each
+event and commits a batch in one statement, encoding the next batch meanwhile; and a receiver that
+decodes each notification. It takes commands as node.py does.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import sys
+import time
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import ExecStatus, TransactionStatus
+
+CHANNEL = "pipe"
+
+AT_ONCE = 512
+"""Events in one statement, as many as the manager puts in one."""
+
+STATEMENT = (
+    b"SELECT count(pg_notify(m.channel, m.payload)) FROM unnest($1, $2) AS m(channel, payload)"
+)
+
+BINARY = 1
+
+
+class Pipe:
+    """One process of the pipe."""
+
+    def __init__(self, address: str, listen: bool):
+        self.connection = psycopg.connect(address, autocommit=True)
+        if listen:
+            self.connection.execute(f"LISTEN {CHANNEL}")
+
+    def emit(self, *, name: str, events: int, bytes: int, binary: bool = False) -> dict[str, Any]:
+        if binary:
+            raise ValueError("the pipe is for text")
+        payload = "x" * bytes
+        pgconn = self.connection.pgconn
+        encode = msgspec.json.Encoder().encode
+        first = time.monotonic_ns()
+        sent = 0
+        while sent < events:
+            until = min(events, sent + AT_ONCE)
+            # the number keeps equal payloads apart: PostgreSQL would merge them
+            batch = [encode((name, number, payload)).decode() for number in range(sent, until)]
+            transformer = Transformer(self.connection)
+            values = transformer.dump_sequence(
+                [[CHANNEL] * len(batch), batch], [PyFormat.BINARY, PyFormat.BINARY]
+            )
+            # the batch before was being committed until here
+            self._settle()
+            pgconn.send_query_params(
+                STATEMENT, values, transformer.types, transformer.formats, BINARY
+            )
+            sent = until
+        self._settle()
+        return {"first": first, "accepted": time.monotonic_ns()}
+
+    def _settle(self) -> None:
+        pgconn = self.connection.pgconn
+        while pgconn.transaction_status == TransactionStatus.ACTIVE:
+            result = pgconn.get_result()
+            if result is not None and result.status != ExecStatus.TUPLES_OK:
+                raise RuntimeError(result.error_message.decode())
+
+    def receive(self, *, name: str, events: int, quiet: float) -> dict[str, Any]:
+        pgconn = self.connection.pgconn
+        decode = msgspec.json.Decoder(tuple[str, int, str]).decode
+        poll = select.poll()
+        poll.register(pgconn.socket, select.POLLIN)
+        count = 0
+        last = time.monotonic_ns()
+        while count < events and poll.poll(quiet * 1000):
+            pgconn.consume_input()
+            while (notification := pgconn.notifies()) is not None:
+                event, _, _ = decode(notification.extra)
+                count += event == name
+            last = time.monotonic_ns()
+        return {"events": count, "last": last}
+
+    def cpu(self) -> dict[str, Any]:
+        return {"cpu": time.process_time()}
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    pipe = Pipe(spec["address"], listen=spec["clients"] > 0)
+    commands = {"emit": pipe.emit, "receive": pipe.receive, "cpu": pipe.cpu}
+    print("{}", flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        print(json.dumps(commands[command.pop("do")](**command)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
