@@ -59,6 +59,7 @@ class Contestant:
     manager: str
     backend: str = "asyncio"
     address: str | None = None
+    options: dict[str, Any] | None = None
 
     def spec(self, clients: int) -> str:
         return json.dumps(
@@ -66,6 +67,7 @@ class Contestant:
                 "manager": self.manager,
                 "backend": self.backend,
                 "address": self.address,
+                "options": self.options,
                 "clients": clients,
             }
         )
