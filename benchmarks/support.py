@@ -290,5 +290,5 @@ def machine(postgres_uri: str, redis_url: str | None = None) -> dict[str, Any]:
         wanted: dict[str, str] = json.loads((_PEERS / "package.json").read_text())["dependencies"]
         locked = json.loads((_PEERS / "package-lock.json").read_text())["packages"]
         for package in wanted:
-            found[package] = locked[f"node_modules/{package}"]["version"]
+            found[f"npm {package}"] = locked[f"node_modules/{package}"]["version"]
     return found
