@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 import psycopg
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from anyio_sio_pg.testing import EmbeddedPostgres
 
-_NODE = Path(__file__).with_name("node.py")
-_PEERS = Path(__file__).with_name("peers")
+_FOLDER = Path(__file__).parent
+_PEERS = _FOLDER / "peers"
 _LINE = 1 << 20
 _START_TIMEOUT = 20
 _ROUND_TIMEOUT = 180
@@ -43,6 +44,7 @@ _PACKAGES = (
     "python-engineio",
     "redis",
     "hiredis",
+    "socketio-pg-manager",
     "uvicorn",
     "websockets",
     "hypercorn",
@@ -60,6 +62,8 @@ class Contestant:
     backend: str = "asyncio"
     address: str | None = None
     options: dict[str, Any] | None = None
+    program: str = "node.py"
+    """What its processes run: a file beside this one."""
 
     def spec(self, clients: int) -> str:
         return json.dumps(
@@ -158,7 +162,8 @@ class Child:
 @asynccontextmanager
 async def child(contestant: Contestant, clients: int) -> AsyncIterator[Child]:
     """Start a node and yield it once its clients are connected; end it with the block."""
-    async with process_of(_NODE, contestant.spec(clients), contestant.name) as node:
+    script = _FOLDER / contestant.program
+    async with process_of(script, contestant.spec(clients), contestant.name) as node:
         with anyio.fail_after(_START_TIMEOUT):
             await node.answer()
         yield node
@@ -168,8 +173,10 @@ async def child(contestant: Contestant, clients: int) -> AsyncIterator[Child]:
 async def process_of(script: Path, spec: str, name: str) -> AsyncIterator[Child]:
     """Start a process and yield it; end it with the block."""
     # -P: a measure may have the name of a package, as websockets.py does
-    command = [sys.executable, "-P", str(script), spec]
-    process = await anyio.open_process(command, stderr=None)
+    command = ["node"] if script.suffix == ".js" else [sys.executable, "-P"]
+    process = await anyio.open_process(
+        [*command, str(script), spec], stderr=None, env={**os.environ, "NODE_ENV": "production"}
+    )
     # leaving the process's own block without an error closes its input, and so lets it end by
     # itself; with an error it is killed
     async with process:
@@ -226,6 +233,40 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     """Run a PostgreSQL server that writes to the disk at each commit, as servers do."""
     with EmbeddedPostgres(settings=["fsync = on"]) as server:
         yield server
+
+
+def node_packages() -> None:
+    """Install what the Node processes need, where it is missing or older than the lock file."""
+    if shutil.which("npm") is None:
+        raise SystemExit("Node is not installed (version 20 or later, with npm)")
+    # npm writes it at the end of each installation
+    installed = _PEERS / "node_modules" / ".package-lock.json"
+    lock = _PEERS / "package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund"], cwd=_PEERS, stdout=sys.stderr, check=True
+        )
+
+
+def server_cpu(pid: int) -> float:
+    """Return the CPU seconds of a server: its processes, and those that have ended."""
+    server = psutil.Process(pid)
+    total = 0.0
+    for process in [server, *server.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def redis_pid(address: str) -> int:
+    """Return the process id of a local Redis."""
+    import redis as client
+
+    with client.Redis.from_url(address) as server:
+        return int(server.info("server")["process_id"])
 
 
 @contextmanager
