@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import select
 import socket
@@ -12,8 +11,12 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-from support import Child, Results, arguments, compare, machine, postgres, process_of, warm_up
+from support import Child, Options, Results, compare, machine, postgres, process_of, warm_up
 
+NAME = "websockets"
+TITLE = "Deliveries to WebSocket clients of one process"
+
+_BYTES = 100
 _FIRST = 5
 _CONNECT_TIMEOUT = 60
 _NODE = Path(__file__).with_name("websocket_node.py")
@@ -35,7 +38,7 @@ class Served:
     asgi: str
     backend: str = "asyncio"
 
-    def spec(self, clients: int) -> str:
+    def spec(self) -> str:
         return json.dumps({"server": self.server, "asgi": self.asgi, "backend": self.backend})
 
 
@@ -93,70 +96,59 @@ def frame_size(size: int) -> int:
     return payload + (2 if payload < 126 else 4 if payload < 1 << 16 else 10)
 
 
-async def main(options: argparse.Namespace) -> None:
+CONTESTANTS = [
+    Served("AsyncServer, uvicorn on asyncio", "stock", "uvicorn"),
+    Served("AnyIOServer, uvicorn on asyncio", "anyio", "uvicorn"),
+    Served("AsyncServer, Hypercorn on asyncio", "stock", "hypercorn"),
+    Served("AnyIOServer, Hypercorn on asyncio", "anyio", "hypercorn"),
+    Served("AnyIOServer, Hypercorn on Trio", "anyio", "hypercorn", "trio"),
+    Served("AnyIOServer, AnyCorn on Trio", "anyio", "anycorn", "trio"),
+]
+
+
+async def run(options: Options) -> Results:
     with postgres() as server:
-        facts = machine(server.uri)
-    results = Results(
-        benchmark=f"Deliveries to {options.clients:,} WebSocket clients of one process",
-        unit="deliveries/s",
-        machine=facts,
-        options={"bytes": options.bytes, "seconds": options.seconds, "clients": options.clients},
-    )
+        results = Results(NAME, TITLE, machine(server.uri), options)
+    clients = 50 if options.quick else 1_000
 
     async def measure(contestant: Served, emits: int) -> dict[str, float]:
-        async with process_of(_NODE, contestant.spec(options.clients), contestant.name) as node:
+        async with process_of(_NODE, contestant.spec(), contestant.name) as node:
             port = (await node.answer())["port"]
             before = (await node.ask("memory"))["rss"]
-            crowd = await anyio.to_thread.run_sync(Crowd, port, options.clients)
+            crowd = await anyio.to_thread.run_sync(Crowd, port, clients)
             try:
-                while (await node.ask("connected"))["clients"] < options.clients:
+                while (await node.ask("connected"))["clients"] < clients:
                     await anyio.sleep(0.01)
                 after = (await node.ask("memory"))["rss"]
-                await _deliver(node, crowd, warm_up(emits), options)
-                seconds, cpu = await _deliver(node, crowd, emits, options)
+                await _deliver(node, crowd, warm_up(emits), clients)
+                seconds, cpu = await _deliver(node, crowd, emits, clients)
             finally:
                 crowd.close()
-        deliveries = emits * options.clients
+        deliveries = emits * clients
         return {
             "rate": deliveries / seconds,
             "emits": emits,
             "cpu_us": cpu / deliveries * 1e6,
-            "kb": (after - before) / options.clients / 1_000,
+            "kb": (after - before) / clients / 1_000,
         }
 
     await compare(
         results,
-        [
-            Served("socketio.AsyncServer, uvicorn on asyncio", "stock", "uvicorn"),
-            Served("AnyIOServer, uvicorn on asyncio", "anyio", "uvicorn"),
-            Served("socketio.AsyncServer, hypercorn on asyncio", "stock", "hypercorn"),
-            Served("AnyIOServer, hypercorn on asyncio", "anyio", "hypercorn"),
-            Served("AnyIOServer, hypercorn on Trio", "anyio", "hypercorn", "trio"),
-            Served("AnyIOServer, anycorn on Trio", "anyio", "anycorn", "trio"),
-        ],
+        CONTESTANTS,
         measure,
-        rounds=options.rounds,
-        seconds=options.seconds,
+        case={"bytes": _BYTES, "clients": clients},
         start=_FIRST,
-        per_unit=options.clients,
+        per_unit=clients,
     )
-    results.show(options.json, {"cpu_us": "CPU, µs for a delivery", "kb": "kB for a connection"})
+    return results
 
 
-async def _deliver(
-    node: Child, crowd: Crowd, emits: int, options: argparse.Namespace
-) -> tuple[float, float]:
+async def _deliver(node: Child, crowd: Crowd, emits: int, clients: int) -> tuple[float, float]:
     """Return the seconds until all clients have all events, and the server's CPU time."""
-    total = emits * options.clients * frame_size(options.bytes)
+    total = emits * clients * frame_size(_BYTES)
     started = time.monotonic()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, crowd.count, total)
-        before = (await node.ask("deliver", emits=emits, bytes=options.bytes))["cpu"]
+        before = (await node.ask("deliver", emits=emits, bytes=_BYTES))["cpu"]
     seconds = time.monotonic() - started
     return seconds, (await node.ask("cpu"))["cpu"] - before
-
-
-if __name__ == "__main__":
-    parser = arguments(__doc__ or "", rounds=5)
-    parser.add_argument("--clients", type=int, default=1_000)
-    anyio.run(main, parser.parse_args())

@@ -1,0 +1,489 @@
+"""Tables and plots from the results: medians of the rounds, and ratios of what one round measured."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from support import Record, Results
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+FIGURES = FOLDER.parent / "docs" / "explanation" / "figures"
+
+ASYNCIO = "PostgresManager, asyncio"
+TRIO = "PostgresManager, Trio"
+REDIS = "AsyncRedisManager"
+HIREDIS = "AsyncRedisManager, hiredis"
+NODE_POSTGRES = "@socket.io/postgres-adapter"
+NODE_REDIS = "@socket.io/redis-adapter"
+PIPE = "bare libpq pipe"
+ROUND_TRIP = "bare round trip"
+STOCK = "AsyncManager"
+
+Case = dict[str, Any]
+Value = float | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What issue 6 asks for: a figure of ours over that of another contestant, or by itself."""
+
+    what: str
+    words: str
+    measure: str
+    case: Case
+    figure: str
+    met: Callable[[float], bool] | None
+    """None: it is only told."""
+    base: str | None = None
+    """None: the figure is taken by itself."""
+    ours: tuple[str, str] = (ASYNCIO, TRIO)
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A table of one case: a row for each contestant, a column for each figure.
+
+    The first figure also gets its least and most, and its ratio to the base's, unless ``base`` is
+    empty; of several bases the first that took part counts.
+    """
+
+    title: str
+    case: Case
+    figures: dict[str, str]
+    base: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """A table of one figure: a row for each contestant, a column for each case."""
+
+    title: str
+    figure: str
+    column: Callable[[Case], str | None]
+    """The heading of a case's column; None where the table is not about it."""
+    base: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the report has of one measure."""
+
+    tables: Sequence[Detail | Pivot]
+    plots: dict[str, str] = field(default_factory=dict)
+    """What ``plots.py`` draws: the names of its functions, and what they show."""
+
+
+def at_least(factor: float) -> Callable[[float], bool]:
+    return lambda ratio: ratio >= factor
+
+
+def at_most(factor: float) -> Callable[[float], bool]:
+    return lambda ratio: ratio <= factor
+
+
+SMALL: Case = {"bytes": 100, "binary": False}
+
+
+def size_of(case: Case) -> str:
+    size = case["bytes"]
+    text = f"{size} B" if size < 1_000 else f"{size // 1_000} kB"
+    return f"{text} binary" if case.get("binary") else text
+
+
+def count(key: str, what: str) -> Callable[[Case], str | None]:
+    return lambda case: f"{case[key]:,} {what}" if key in case else None
+
+
+TARGETS: Sequence[Target] = (
+    Target("events of 100 B", "at least 12", "events", SMALL, "rate", at_least(12), REDIS),
+    Target("events of 100 B", "", "events", SMALL, "rate", None, HIREDIS),
+    Target("events of 100 B", "at least 12", "events", SMALL, "rate", at_least(12), NODE_POSTGRES),
+    Target("events of 100 B", "at least 3", "events", SMALL, "rate", at_least(3), NODE_REDIS),
+    Target("events of 100 B", "at least 0.5", "events", SMALL, "rate", at_least(0.5), PIPE),
+    Target(
+        "99th percentile of the latency at 1,000 events/s",
+        "at most 1",
+        "latency",
+        {"rate": 1_000},
+        "p99_ms",
+        at_most(1),
+        REDIS,
+    ),
+    Target(
+        "99th percentile of the latency at 1,000 events/s",
+        "at most 1",
+        "latency",
+        {"rate": 1_000},
+        "p99_ms",
+        at_most(1),
+        HIREDIS,
+    ),
+    Target(
+        "deliveries to 1,000 local sockets",
+        "at least 15",
+        "deliveries",
+        {"sockets": 1_000},
+        "rate",
+        at_least(15),
+        STOCK,
+    ),
+    Target(
+        "events with 16 nodes",
+        "at least 10",
+        "nodes",
+        {"nodes": 16},
+        "rate",
+        at_least(10),
+        NODE_POSTGRES,
+    ),
+    Target(
+        "one loop over the other, events of 100 B",
+        "at least 0.7",
+        "events",
+        SMALL,
+        "rate",
+        at_least(0.7),
+        TRIO,
+        (ASYNCIO, ""),
+    ),
+    Target(
+        "one loop over the other, events of 100 B",
+        "at least 0.7",
+        "events",
+        SMALL,
+        "rate",
+        at_least(0.7),
+        ASYNCIO,
+        ("", TRIO),
+    ),
+)
+
+SECTIONS: dict[str, Section] = {}
+
+
+# Figures
+
+
+def matches(case: Case, wanted: Case) -> bool:
+    """Tell whether a case is meant; what it does not have counts as False."""
+    return all(case.get(key, False) == value for key, value in wanted.items())
+
+
+def records(results: Results, contestant: str, wanted: Case) -> Iterator[Record]:
+    for record in results.records:
+        if record.contestant == contestant and matches(record.case, wanted):
+            yield record
+
+
+def values(results: Results, contestant: str, wanted: Case, figure: str) -> list[float]:
+    return [
+        record.figures[figure]
+        for record in records(results, contestant, wanted)
+        if figure in record.figures
+    ]
+
+
+def middle(results: Results, contestant: str, wanted: Case, figure: str) -> Value:
+    found = values(results, contestant, wanted, figure)
+    return median(found) if found else None
+
+
+def ratio(results: Results, contestant: str, base: str, wanted: Case, figure: str) -> Value:
+    """Return the median of the rounds' own ratios: load that comes and goes weighs on both."""
+    below = {
+        (str(record.case), record.round): record.figures[figure]
+        for record in records(results, base, wanted)
+        if figure in record.figures
+    }
+    found = [
+        record.figures[figure] / below[key]
+        for record in records(results, contestant, wanted)
+        if figure in record.figures and below.get(key := (str(record.case), record.round))
+    ]
+    return median(found) if found else None
+
+
+def contestants(results: Results, wanted: Case) -> list[str]:
+    """Return who took part in a case, in the order in which they did."""
+    return list(
+        dict.fromkeys(
+            record.contestant for record in results.records if matches(record.case, wanted)
+        )
+    )
+
+
+def cases(results: Results) -> list[Case]:
+    found: dict[str, Case] = {}
+    for record in results.records:
+        found.setdefault(str(record.case), record.case)
+    return list(found.values())
+
+
+def base_of(results: Results, wanted: Case, bases: Iterable[str]) -> str | None:
+    took_part = contestants(results, wanted)
+    return next((base for base in bases if base in took_part), None)
+
+
+def number(value: Value) -> str:
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1 or size == 0:
+        return f"{value:.2f}".removesuffix(".00") if size == 0 else f"{value:.2f}"
+    return f"{value:.2g}"
+
+
+# Tables
+
+
+@dataclass
+class Table:
+    """Text in rows, in whichever markup."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    strong: set[int] = field(default_factory=set)
+    """The numbers of the rows that are ours."""
+
+    def add(self, *cells: str) -> None:
+        if "PostgresManager" in cells[0] or cells[0].startswith("AnyIO"):
+            self.strong.add(len(self.rows))
+        self.rows.append(list(cells))
+
+    def markdown(self) -> str:
+        lines = [
+            f"**{self.title}**",
+            "",
+            _markdown_row(self.headings),
+            "|" + "|".join(["---"] + ["---:"] * (len(self.headings) - 1)) + "|",
+        ]
+        for index, row in enumerate(self.rows):
+            first = f"**{row[0]}**" if index in self.strong else row[0]
+            lines.append(_markdown_row([first, *row[1:]]))
+        return "\n".join(lines) + "\n"
+
+    def rst(self) -> str:
+        first = 34
+        others = max(8, (100 - first) // max(1, len(self.headings) - 1))
+        widths = " ".join([str(first)] + [str(others)] * (len(self.headings) - 1))
+        lines = [
+            f".. list-table:: {_rst(self.title)}",
+            "   :header-rows: 1",
+            f"   :widths: {widths}",
+            "   :class: figures",
+            "",
+        ]
+        for index, row in enumerate([self.headings, *self.rows]):
+            for place, cell in enumerate(row):
+                text = _rst(cell)
+                if place == 0 and index - 1 in self.strong:
+                    text = f"**{text}**"
+                lines.append(f"   {'*' if place == 0 else ' '} - {text}".rstrip())
+        return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _rst(text: str) -> str:
+    return re.sub(r"([\\*`|_])", r"\\\1", text)
+
+
+def detail_table(results: Results, spec: Detail) -> Table | None:
+    took_part = contestants(results, spec.case)
+    present = {
+        figure: heading
+        for figure, heading in spec.figures.items()
+        if any(values(results, name, spec.case, figure) for name in took_part)
+    }
+    if not present:
+        return None
+    first, *others = present
+    base = base_of(results, spec.case, spec.base)
+    headings = ["", present[first], "least to most"]
+    if base is not None:
+        headings.append("ratio")
+    table = Table(spec.title, headings + [present[figure] for figure in others])
+    for name in took_part:
+        found = values(results, name, spec.case, first)
+        if not found:
+            continue
+        cells = [name, number(median(found)), f"{number(min(found))} to {number(max(found))}"]
+        if base is not None:
+            cells.append(number(ratio(results, name, base, spec.case, first)))
+        cells += [number(middle(results, name, spec.case, figure)) for figure in others]
+        table.add(*cells)
+    return table
+
+
+def pivot_table(results: Results, spec: Pivot) -> Table | None:
+    columns = {
+        heading: case for case in cases(results) if (heading := spec.column(case)) is not None
+    }
+    if not columns:
+        return None
+    table = Table(spec.title, ["", *columns])
+    for name in dict.fromkeys(n for case in columns.values() for n in contestants(results, case)):
+        cells = []
+        for case in columns.values():
+            cell = number(middle(results, name, case, spec.figure))
+            base = base_of(results, case, spec.base)
+            if base not in (None, name) and cell != "–":
+                cell += f" (× {number(ratio(results, name, base, case, spec.figure))})"
+            cells.append(cell)
+        table.add(name, *cells)
+    return table
+
+
+def tables_of(results: Results) -> list[Table]:
+    section = SECTIONS.get(results.measure)
+    if section is None:
+        specs: Sequence[Detail | Pivot] = [
+            Detail(
+                ", ".join(f"{key} {value}" for key, value in case.items()) or results.title,
+                case,
+                {figure: figure for r in results.records for figure in r.figures},
+            )
+            for case in cases(results)
+        ]
+    else:
+        specs = section.tables
+    found = [
+        detail_table(results, spec) if isinstance(spec, Detail) else pivot_table(results, spec)
+        for spec in specs
+    ]
+    return [table for table in found if table is not None]
+
+
+def summary(everything: dict[str, Results]) -> Table:
+    table = Table(
+        "The targets, and what was measured",
+        ["", "beside", "target", "asyncio", "Trio", "met"],
+    )
+    for target in TARGETS:
+        results = everything.get(target.measure)
+        if results is None:
+            continue
+        figures: list[Value] = []
+        for name in target.ours:
+            if target.base is None:
+                figures.append(middle(results, name, target.case, target.figure))
+            else:
+                figures.append(ratio(results, name, target.base, target.case, target.figure))
+        present = [figure for figure in figures if figure is not None]
+        if not present:
+            continue
+        verdict = ""
+        if target.met is not None:
+            verdict = "yes" if all(map(target.met, present)) else "no"
+        table.add(
+            target.what,
+            target.base or "",
+            target.words or "–",
+            *(number(figure) for figure in figures),
+            verdict,
+        )
+    return table
+
+
+# The whole
+
+
+def about(everything: dict[str, Results]) -> list[str]:
+    """Say what the figures depend on: the machine, the versions, the runs."""
+    lines = []
+    runs: dict[tuple[str, str], list[str]] = {}
+    machines: dict[str, list[str]] = {}
+    for results in everything.values():
+        runs.setdefault((results.run, results.date), []).append(results.measure)
+        # a measure without Redis does not know its version
+        for key, value in results.machine.items():
+            machines.setdefault(key, [])
+            if str(value) not in machines[key]:
+                machines[key].append(str(value))
+    facts = ", ".join(f"{key} {' and '.join(value)}" for key, value in machines.items())
+    lines.append(f"Measured with: {facts}.")
+    rounds = sorted({results.options.rounds for results in everything.values()})
+    lines.append(
+        f"Medians of {' or '.join(map(str, rounds))} rounds;"
+        " ratios are medians of the rounds' own ratios."
+    )
+    if len(runs) == 1:
+        ((_, date),) = runs
+        lines.append(f"All of it is from one run ({date}).")
+    else:
+        parts = "; ".join(f"{', '.join(names)} on {date}" for (_, date), names in runs.items())
+        lines.append(
+            f"These are from {len(runs)} runs, whose figures do not compare with each other: {parts}."
+        )
+    if any(results.options.quick for results in everything.values()):
+        lines.append("Measured with --quick: the figures mean nothing.")
+    return lines
+
+
+def load(folder: Path) -> dict[str, Results]:
+    found = [Results.load(file) for file in sorted(folder.glob("*.json"))]
+    order = list(SECTIONS)
+    found.sort(key=lambda r: order.index(r.measure) if r.measure in order else len(order))
+    return {results.measure: results for results in found}
+
+
+def write(folder: Path, figures: Path) -> None:
+    """Write the tables and plots of all that a folder has results of."""
+    everything = load(folder)
+    figures.mkdir(parents=True, exist_ok=True)
+    drawn = draw(everything, figures)
+    targets = summary(everything)
+    told = about(everything)
+
+    text = ["# Results", "", *told, ""]
+    if targets.rows:
+        text += [targets.markdown()]
+    for results in everything.values():
+        text += [f"## {results.title}", ""]
+        text += [table.markdown() for table in tables_of(results)]
+        text += [f"- {note}" for note in results.notes]
+        text += [""] * bool(results.notes)
+    (folder / "README.md").write_text("\n".join(text).rstrip() + "\n")
+
+    (figures / "about.inc").write_text("\n".join(map(_rst, told)) + "\n")
+    missing = "Not measured yet.\n"
+    (figures / "summary.inc").write_text(targets.rst() if targets.rows else missing)
+    for name, section in SECTIONS.items():
+        parts: list[str] = []
+        if name in everything:
+            results = everything[name]
+            parts += [
+                f".. figure:: figures/{plot}.*\n   :alt: {title}\n\n   {title}\n"
+                for plot, title in section.plots.items()
+                if plot in drawn
+            ]
+            parts += [table.rst() for table in tables_of(results)]
+            parts += [f"- {_rst(note)}" for note in results.notes]
+        (figures / f"{name}.inc").write_text("\n".join(parts) or missing)
+
+
+def draw(everything: dict[str, Results], folder: Path) -> set[str]:
+    """Draw the plots and return the names of those that are there."""
+    try:
+        import plots
+    except ModuleNotFoundError as exc:
+        if exc.name != "matplotlib":
+            raise
+        print("matplotlib is not installed: no plots", file=sys.stderr)
+        return {file.stem for file in folder.glob("*.svg")}
+    return plots.draw(everything, folder)
