@@ -36,13 +36,13 @@ async def run(options: Options) -> Results:
                         for clients in sizes:
                             await node.ask("more", clients=clients)
                             figures = await _measure(node, clients, None, options)
-                            case = {"clients": clients, "in_room": clients}
+                            case = {"sockets": clients}
                             results.add(contestant.name, case, number, figures)
                         # those who are not in the room should not cost anything
                         in_room = min(_ROOM_SIZE, clients // 2)
                         await node.ask("join", room=_ROOM, clients=in_room)
                         figures = await _measure(node, in_room, _ROOM, options)
-                        case = {"clients": clients, "in_room": in_room}
+                        case = {"room": in_room, "of": clients}
                         results.add(contestant.name, case, number, figures)
     return results
 
