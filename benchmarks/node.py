@@ -6,10 +6,13 @@ commands, one JSON object a line, and answers each with a line; it ends with its
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import socket as network
 import sys
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -250,6 +253,84 @@ class Node:
             ms.append((time.monotonic_ns() - started) / 1e6)
         return {"ms": ms, "found": len(found)}
 
+    async def own_rooms(self, *, times: int) -> dict[str, Any]:
+        """Let a client of this process enter a room and leave it, again and again."""
+        server = self.server
+        sid = self.manager.sid_from_eio_sid(self.sockets[0].sid, "/")
+        names = [f"room{number}" for number in range(times)]
+        started = time.monotonic_ns()
+        for name in names:
+            await server.enter_room(sid, name)
+        for name in names:
+            await server.leave_room(sid, name)
+        return {"seconds": (time.monotonic_ns() - started) / 1e9}
+
+    async def others_rooms(
+        self, *, sids: list[str], room: str | None, times: int, join: bool
+    ) -> dict[str, Any]:
+        """Let clients of another process, who share a room, enter rooms or leave them."""
+        manager = self.manager
+        first = time.monotonic_ns()
+        for number in range(times):
+            if isinstance(manager, PostgresManager):
+                change = manager.sockets_join if join else manager.sockets_leave
+                await change(f"room{number}", to=room or sids)
+            else:
+                change = manager.enter_room if join else manager.leave_room
+                for sid in sids:
+                    await change(sid, "/", f"room{number}")
+        return {"first": first}
+
+    async def until_rooms(self, *, members: int, times: int) -> dict[str, Any]:
+        """Wait until each room has so many members, the last one being the last to change."""
+        rooms = self.manager.rooms["/"]
+        while len(rooms.get(f"room{times - 1}", ())) != members:
+            await anyio.sleep(POLL)
+        last = time.monotonic_ns()
+        if any(len(rooms.get(f"room{number}", ())) != members for number in range(times)):
+            raise RuntimeError("a change is missing")
+        return {"last": last}
+
+    async def remote_join(self, *, sid: str, times: int, at_once: int) -> dict[str, Any]:
+        """Let a client of another process enter rooms, so many at once, each until it has."""
+        names = iter([f"room{number}" for number in range(times)])
+
+        async def join() -> None:
+            for name in names:
+                await self.manager.remote_join(sid, name)
+
+        started = time.monotonic_ns()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(at_once):
+                tasks.start_soon(join)
+        return {"seconds": (time.monotonic_ns() - started) / 1e9}
+
+    async def memory(self, *, count: int) -> dict[str, Any]:
+        """Return the bytes that Python holds for a client, a room and a membership more."""
+        tracemalloc.start()
+        held = [_traced()]
+        await self.connect(len(self.sockets) + count)
+        held.append(_traced())
+        sids = [self.manager.sid_from_eio_sid(s.sid, "/") for s in self.sockets[-count:]]
+        for number, sid in enumerate(sids):
+            await self.server.enter_room(sid, f"room{number}")
+        # the list of their ids is not the manager's
+        names = sys.getsizeof(sids)
+        held.append(_traced() - names)
+        for sid in sids:
+            await self.server.enter_room(sid, "everyone")
+        held.append(_traced() - names)
+        tracemalloc.stop()
+        socket, room, membership = (
+            (after - before) / count for before, after in itertools.pairwise(held)
+        )
+        return {"socket": socket, "room": room, "membership": membership}
+
+
+def _traced() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
 
 async def serve(spec: dict[str, Any]) -> None:
     async with manager_of(spec["manager"], spec["address"], spec.get("options")) as manager:
@@ -265,6 +346,11 @@ async def serve(spec: dict[str, Any]) -> None:
             "paced": node.paced,
             "latencies": node.latencies,
             "request": node.request,
+            "own_rooms": node.own_rooms,
+            "others_rooms": node.others_rooms,
+            "until_rooms": node.until_rooms,
+            "remote_join": node.remote_join,
+            "memory": node.memory,
         }
         print("{}", flush=True)
         async for line in anyio.wrap_file(sys.stdin):

@@ -144,6 +144,7 @@ class Child:
     def __init__(self, process: Process):
         assert process.stdin is not None
         assert process.stdout is not None
+        self.pid = process.pid
         self._stdin = process.stdin
         self._stdout = BufferedByteReceiveStream(process.stdout)
 
@@ -201,11 +202,12 @@ async def compare(
     case: dict[str, Any],
     start: int,
     per_unit: int = 1,
+    seconds: float | None = None,
 ) -> None:
     """Measure the contestants in turn, round after round, in processes made for each.
 
     ``measure`` does a given amount of work, beginning with ``start``: each contestant's is then
-    set to what takes it about the options' ``seconds``. A unit of work counts for ``per_unit`` in
+    set to what takes it about ``seconds``, or as many as the options say. A unit of work counts for ``per_unit`` in
     the figure ``rate``.
     """
     options = results.options
@@ -216,7 +218,7 @@ async def compare(
             continue
         with anyio.fail_after(_ROUND_TIMEOUT):
             rate = (await measure(contestant, start))["rate"]
-        amounts[contestant.name] = max(start, round(rate / per_unit * options.seconds))
+        amounts[contestant.name] = max(start, round(rate / per_unit * (seconds or options.seconds)))
     for number in range(1, options.rounds + 1):
         for contestant in contestants:
             with anyio.fail_after(_ROUND_TIMEOUT):
