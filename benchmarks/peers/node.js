@@ -7,16 +7,23 @@
 // before the packages are loaded, which look at it
 process.env.NODE_ENV ??= "production";
 
-const { EventEmitter } = require("node:events");
+const { EventEmitter, once } = require("node:events");
+const net = require("node:net");
 const readline = require("node:readline");
 const { Server } = require("socket.io");
 
-// Emits between two turns of the event loop. `io.emit` cannot be awaited, and while a loop runs
-// nothing is written to the database's socket: all at once is slowest, as nothing goes out before
-// the last is queued; very few at once pay for many turns.
-const AT_ONCE = Number(process.env.BENCH_AT_ONCE ?? 100);
+// Emits between two turns of the event loop. `io.emit` cannot be awaited, and nothing is written to
+// the server's socket before the turn ends. Of 1, 5, 10, 20, 50, 100, 200, 500, 2,000 and all at
+// once these were the fastest, and those with the least CPU time for each event: PostgreSQL's pool
+// has ten connections, and what is beyond waits in a queue; Redis gets a turn's emits in one write.
+const AT_ONCE = { "node-postgres": 10, "node-redis": 50, "node-memory": 50 };
 
 const MICROSECONDS = 1e6;
+
+const EVENT = '2["event","';
+
+// Digits of a time in nanoseconds.
+const STAMP = 19;
 
 // Each as its README says, with the default options.
 const adapters = {
@@ -89,8 +96,9 @@ function now() {
 }
 
 class Peer {
-  constructor(io) {
+  constructor(io, atOnce) {
     this.io = io;
+    this.atOnce = atOnce;
     this.connections = [];
   }
 
@@ -111,10 +119,10 @@ class Peer {
   // Sends events to everyone, one after the other.
   async emit({ name, events, bytes, binary = false }) {
     const payload = binary ? Buffer.alloc(bytes, "x") : "x".repeat(bytes);
-    const { io } = this;
+    const { io, atOnce } = this;
     const first = now();
     for (let sent = 0; sent < events; ) {
-      const until = Math.min(events, sent + AT_ONCE);
+      const until = Math.min(events, sent + atOnce);
       for (; sent < until; sent++) {
         io.emit(name, payload);
       }
@@ -162,6 +170,67 @@ class Peer {
     });
   }
 
+  // Sends an event every `gap` ns from `start` on, each with the time in it at which it was due. The
+  // socket `ticks` becomes readable at these times.
+  async paced({ events, gap, bytes, start, ticks }) {
+    const { io, atOnce } = this;
+    const { cpu } = await this.cpu();
+    const ticker = net.connect(ticks);
+    let sent = 0;
+    const send = () => {
+      const due = Math.min(events, Math.max(0, Math.floor((now() - start) / gap) + 1));
+      for (; sent < due; sent++) {
+        io.emit("event", `${start + sent * gap}`.padStart(STAMP, "0").padEnd(bytes, "x"));
+      }
+      if (sent === events) ticker.destroy();
+    };
+    ticker.on("data", send);
+    ticker.on("error", fail);
+    await once(ticker, "close");
+    return { cpu: (await this.cpu()).cpu - cpu };
+  }
+
+  // How late each event of `paced` is written to the first client.
+  async latencies({ events }) {
+    const [connection] = this.connections;
+    const { cpu } = await this.cpu();
+    const ms = [];
+    const last = await new Promise((resolve) => {
+      connection.write = (packet) => {
+        const at = now();
+        if (!packet.startsWith(EVENT)) return;
+        ms.push((at - Number(packet.slice(EVENT.length, EVENT.length + STAMP))) / 1e6);
+        if (ms.length === events) resolve(at);
+      };
+    });
+    connection.write = ignore;
+    return { ms, last, cpu: (await this.cpu()).cpu - cpu };
+  }
+
+  // Lets the first clients enter a room.
+  async join({ room, clients }) {
+    const sids = [];
+    for (const { id } of this.connections.slice(0, clients)) {
+      const socket = [...this.io.of("/").sockets.values()].find(({ conn }) => conn.id === id);
+      await socket.join(room);
+      sids.push(socket.id);
+    }
+    return { sids };
+  }
+
+  // Asks the cluster again and again.
+  async request({ call, times, argument = null }) {
+    if (call !== "fetch_sockets") throw new Error(`no such call: ${call}`);
+    const ms = [];
+    let found = [];
+    for (let number = 0; number < times; number++) {
+      const started = now();
+      found = await (argument === null ? this.io : this.io.in(argument)).fetchSockets();
+      ms.push((now() - started) / 1e6);
+    }
+    return { ms, found: found.length };
+  }
+
   // The CPU time of this process so far, in seconds.
   async cpu() {
     const { user, system } = process.cpuUsage();
@@ -175,7 +244,7 @@ function turn() {
 
 async function main() {
   const spec = JSON.parse(process.argv[2]);
-  const peer = new Peer(await adapters[spec.manager](spec.address));
+  const peer = new Peer(await adapters[spec.manager](spec.address), AT_ONCE[spec.manager]);
   await peer.connect(spec.clients);
   const answer = (value) => process.stdout.write(JSON.stringify(value) + "\n");
   answer({});
