@@ -155,6 +155,10 @@ class Child:
     async def tell(self, do: str, **arguments: Any) -> None:
         await self._stdin.send(json.dumps({"do": do, **arguments}).encode() + b"\n")
 
+    async def say(self, value: Any) -> None:
+        """Send a line that is no command, to one that waits for it."""
+        await self._stdin.send(json.dumps(value).encode() + b"\n")
+
     async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         await self.tell(do, **arguments)
         return await self.answer()
@@ -231,9 +235,9 @@ def warm_up(amount: int) -> int:
 
 
 @contextmanager
-def postgres() -> Iterator[EmbeddedPostgres]:
+def postgres(*settings: str) -> Iterator[EmbeddedPostgres]:
     """Run a PostgreSQL server that writes to the disk at each commit, as servers do."""
-    with EmbeddedPostgres(settings=["fsync = on"]) as server:
+    with EmbeddedPostgres(settings=["fsync = on", *settings]) as server:
         yield server
 
 
