@@ -92,12 +92,17 @@ class Sessions:
 
 
 @asynccontextmanager
-async def sessions(address: str, count: int, listen: str | None = None) -> AsyncIterator[Sessions]:
-    spec = json.dumps({"address": address, "sessions": count, "listen": listen})
-    async with process_of(_SCRIPT, spec, "bare sessions") as child:
+async def processes(*wanted: tuple[str, int, str | None]) -> AsyncIterator[list[Sessions]]:
+    """Start a process for each: the server's address, how many sessions, and their channel."""
+    async with AsyncExitStack() as stack:
+        children: list[Child] = []
+        for address, count, listen in wanted:
+            spec = json.dumps({"address": address, "sessions": count, "listen": listen})
+            child = process_of(_SCRIPT, spec, "bare sessions")
+            children.append(await stack.enter_async_context(child))
         with anyio.fail_after(_TIMEOUT):
-            started = await child.answer()
-        yield Sessions(child, started["pids"])
+            started = [Sessions(child, (await child.answer())["pids"]) for child in children]
+        yield started
 
 
 async def in_turn(
@@ -165,26 +170,20 @@ async def send(
 
 
 async def by_listeners(results: Results, address: str, other: str) -> None:
-    quick = results.options.quick
-    for count in (0, 2) if quick else (0, 1, 8, 32, 100):
+    for count in (2,) if results.options.quick else (0, 1, 8, 32, 100):
         case = {"part": "listeners", "listeners": count}
-        async with AsyncExitStack() as stack:
-            senders = await stack.enter_async_context(sessions(address, 1))
-            here = await stack.enter_async_context(sessions(address, count)) if count else None
-            there = await stack.enter_async_context(sessions(other, count)) if count else None
+        wanted = [(address, 1, None), (address, count, None), (other, count, None)]
+        async with processes(*wanted) as (senders, here, there):
 
             async def measure(
                 messages: int,
                 *,
-                here: Sessions | None = here,
-                there: Sessions | None = there,
-                senders: Sessions = senders,
                 near: str | None = None,
                 far: str | None = None,
+                parties: tuple[Sessions, Sessions, Sessions] = (senders, here, there),
                 **more: Any,
             ) -> Figures:
-                if here is None or there is None:
-                    return await send(messages, senders=senders, **more)
+                senders, here, there = parties
                 await here.ask("listen", channel=near)
                 await there.ask("listen", channel=far)
                 if near == CHANNEL:
@@ -207,64 +206,49 @@ async def by_listeners(results: Results, address: str, other: str) -> None:
             await in_turn(results, case, contestants, 100)
 
 
-async def by_size(results: Results, address: str) -> None:
-    listeners = 2 if results.options.quick else CLUSTER
-    async with (
-        sessions(address, 1) as senders,
-        sessions(address, listeners, CHANNEL) as here,
-    ):
-        for size in (100, 7_000) if results.options.quick else (100, 1_000, 7_000):
-            measure = partial(send, senders=senders, listeners=[here], size=size)
+async def by_size_and_senders(results: Results, address: str) -> None:
+    quick = results.options.quick
+    listeners = 2 if quick else CLUSTER
+    counts = (2,) if quick else (1, 4, 16)
+    wanted = [(address, count, None) for count in counts]
+    async with processes((address, listeners, CHANNEL), *wanted) as (here, *groups):
+        for size in (7_000,) if quick else (100, 1_000, 7_000):
+            measure = partial(send, senders=groups[0], listeners=[here], size=size)
             case = {"part": "sizes", "bytes": size, "listeners": listeners}
             await in_turn(results, case, {BATCHES: partial(measure, most=AT_ONCE)}, 1_024)
             await in_turn(results, case, {BY_ONE: measure}, 100)
-
-
-async def by_senders(results: Results, address: str) -> None:
-    listeners = 2 if results.options.quick else CLUSTER
-    async with sessions(address, listeners, CHANNEL) as here:
-        for count in (2,) if results.options.quick else (1, 4, 16):
-            async with sessions(address, count) as senders:
-                measure = partial(send, senders=senders, listeners=[here])
-                case = {"part": "senders", "senders": count, "listeners": listeners}
-                await in_turn(
-                    results, case, {BATCHES: partial(measure, most=AT_ONCE)}, 2_048 * count
-                )
-                await in_turn(results, case, {BY_ONE: measure}, 100)
+        for count, senders in zip(counts, groups, strict=True):
+            measure = partial(send, senders=senders, listeners=[here])
+            case = {"part": "senders", "senders": count, "listeners": listeners}
+            batches = {BATCHES: partial(measure, most=AT_ONCE)}
+            await in_turn(results, case, batches, 2_048 * count)
+            await in_turn(results, case, {BY_ONE: measure}, 100)
 
 
 async def decoding(results: Results, address: str) -> None:
     """Let processes listen that decode what they hear, as nodes do."""
     count = 2 if results.options.quick else 31
-    async with AsyncExitStack() as stack:
-        senders = await stack.enter_async_context(sessions(address, 1))
-        here: list[Sessions] = []
-
-        async def add() -> None:
-            here.append(await stack.enter_async_context(sessions(address, 1, CHANNEL)))
-
-        for _ in range(count):
-            await add()
+    case = {"part": "decoding", "listeners": count}
+    wanted = [(address, 1, CHANNEL)] * count
+    async with processes((address, 1, None), *wanted) as (senders, *here):
         measure = partial(send, senders=senders, listeners=here, most=AT_ONCE, decode=True)
-        await in_turn(
-            results,
-            {"part": "decoding", "listeners": count},
-            {BATCHES: measure, PACKED: partial(measure, pack=True)},
-            2_048,
-        )
+        contestants = {BATCHES: measure, PACKED: partial(measure, pack=True)}
+        await in_turn(results, case, contestants, 2_048)
 
 
 async def application(results: Results, address: str) -> None:
     """Let an application commit beside a cluster, whose events all have to arrive."""
     options = results.options
     seconds = 0.2 if options.quick else options.seconds
-    async with (
-        sessions(address, 4) as users,
-        sessions(address, 4) as cluster,
-        sessions(address, CLUSTER, CHANNEL) as here,
+    counts = (4,) if options.quick else (1, 4, 16)
+    wanted = [(address, count, None) for count in counts]
+    async with processes((address, 4, None), (address, CLUSTER, CHANNEL), *wanted) as (
+        cluster,
+        here,
+        *groups,
     ):
 
-        async def measure(rate: int, notify: bool = False, who: Sessions = users) -> Figures:
+        async def measure(who: Sessions, rate: int, notify: bool = False) -> Figures:
             await here.ask("receive", bytes=None)
             before = cluster.cpu() + here.cpu()
             if rate:
@@ -284,38 +268,36 @@ async def application(results: Results, address: str) -> None:
             figures["cluster_cores"] = (cluster.cpu() + here.cpu() - before) / seconds
             return figures
 
-        contestants = {ALONE: 0, **(LOADS if not options.quick else {"beside 100 events/s": 100})}
+        users = groups[counts.index(4)]
+        contestants = {ALONE: 0, **LOADS}
         for number in range(1, options.rounds + 1):
             for name, rate in contestants.items():
                 with anyio.fail_after(_TIMEOUT):
-                    figures = await measure(rate)
+                    figures = await measure(users, rate)
                 results.add(name, {"part": "application", "sessions": 4}, number, figures)
-        for count in (2,) if options.quick else (1, 4, 16):
-            async with sessions(address, count) as committing:
-                for number in range(1, options.rounds + 1):
-                    for name, notify in ((SILENT, False), (NOTIFYING, True)):
-                        with anyio.fail_after(_TIMEOUT):
-                            figures = await measure(100, notify, committing)
-                        results.add(name, {"part": "commits", "sessions": count}, number, figures)
+        for count, committing in zip(counts, groups, strict=True):
+            for number in range(1, options.rounds + 1):
+                for name, notify in ((SILENT, False), (NOTIFYING, True)):
+                    with anyio.fail_after(_TIMEOUT):
+                        figures = await measure(committing, 100, notify)
+                    results.add(name, {"part": "commits", "sessions": count}, number, figures)
 
 
 async def memory(results: Results, address: str) -> None:
-    count = 2 if results.options.quick else CLUSTER
     case = {"part": "memory"}
-    async with sessions(address, 1) as senders:
-        for number in range(1, min(3, results.options.rounds) + 1):
-            async with sessions(address, count) as here:
-                results.add(SESSION, case, number, {"kb": here.private()})
-                await here.ask("listen", channel=CHANNEL)
-                results.add(LISTENING, case, number, {"kb": here.private()})
-                await send(10_000, senders=senders, listeners=[here], most=AT_ONCE)
-                results.add(BUSY, case, number, {"kb": here.private()})
+    for number in range(1, (1 if results.options.quick else 3) + 1):
+        async with processes((address, 1, None), (address, CLUSTER, None)) as (senders, here):
+            results.add(SESSION, case, number, {"kb": here.private()})
+            await here.ask("listen", channel=CHANNEL)
+            results.add(LISTENING, case, number, {"kb": here.private()})
+            await send(10_000, senders=senders, listeners=[here], most=AT_ONCE)
+            results.add(BUSY, case, number, {"kb": here.private()})
 
 
 async def rows(results: Results, address: str) -> None:
     """Keep each message as a row, as ``durable=True`` does."""
     options = results.options
-    async with sessions(address, 1) as senders:
+    async with processes((address, 1, None)) as (senders,):
 
         async def measure(messages: int, size: int, most: int, table: str | None) -> Figures:
             before = senders.cpu()
@@ -341,10 +323,12 @@ async def queue(results: Results, address: str) -> None:
         ).fetchone()
     assert row is not None
     total = row[0]
-    async with sessions(address, 1) as senders:
-        for size in (100, 1_000, 7_000):
+    sizes = (100,) if results.options.quick else (100, 1_000, 7_000)
+    async with processes((address, 1, None)) as (senders,):
+        for size in sizes:
             messages = 30_000_000 // (size + 200)
-            async with sessions(address, 1, CHANNEL) as stuck:
+            # what it has not read is gone with it
+            async with processes((address, 1, CHANNEL)) as (stuck,):
                 await stuck.ask("begin")
                 before = (await senders.ask("usage"))["used"]
                 await send(messages, senders=senders, size=size, most=AT_ONCE)
@@ -362,11 +346,10 @@ async def run(options: Options) -> Results:
             connection.execute("CREATE DATABASE other")
         other = server.uri.removesuffix("/postgres") + "/other"
         results = Results(NAME, TITLE, machine(server.uri), options)
-        async with sessions(server.uri, 1) as first:
+        async with processes((server.uri, 1, None)) as (first,):
             await first.ask("tables")
         await by_listeners(results, server.uri, other)
-        await by_size(results, server.uri)
-        await by_senders(results, server.uri)
+        await by_size_and_senders(results, server.uri)
         await decoding(results, server.uri)
         await application(results, server.uri)
         await memory(results, server.uri)

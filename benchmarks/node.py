@@ -200,7 +200,7 @@ class Node:
             while True:
                 due = min(events, max(0, (time.monotonic_ns() - start) // gap + 1))
                 while sent < due:
-                    await emit("event", f"{start + sent * gap:x<{bytes}}")
+                    await emit("event", f"{start + sent * gap:0{STAMP}}".ljust(bytes, "x"))
                     sent += 1
                 if sent == events:
                     break

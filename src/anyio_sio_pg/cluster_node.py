@@ -81,7 +81,7 @@ class ClusterNode(Node):
         namespace = self._by_channel.get(channel.encode())
         if namespace is None:
             return begin
-        return self._sequence.position(sender, None, namespace.name, begin)
+        return self._sequence.position(sender, namespace.name, begin)
 
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a repeat, or garbage."""
@@ -105,7 +105,7 @@ class ClusterNode(Node):
         alive = not (isinstance(message, AdapterClose) or self.listener.replaying)
         if alive and message.sender != EMITTER:
             self._notice(namespace, message, numbered=message.seq is not None)
-        return message if self._in_sequence(message) else None
+        return message if self._in_sequence(namespace, message) else None
 
     def _follows_a_gap(self, message: Message) -> bool:
         seq = message.seq
@@ -114,7 +114,7 @@ class ClusterNode(Node):
         if isinstance(message, Heartbeat | AdapterClose):
             # theirs is that of the last message before
             seq += 1
-        return self._sequence.gap(message.origin or message.sender, None, message.namespace, seq)
+        return self._sequence.gap(message.origin or message.sender, message.namespace, seq)
 
     def _hear_own(self, namespace: str, payload: bytes) -> None:
         # only these have a probe, and what they say is short

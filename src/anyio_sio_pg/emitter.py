@@ -31,6 +31,7 @@ from .protocol.messages import (
     SocketsLeave,
     check_server_event,
     event_data,
+    json_text,
     make_target,
     rooms_tuple,
     to_data,
@@ -56,8 +57,6 @@ _MOST_CALLS = 1_600
 """Notifications in one statement of :func:`emit_statement` (PostgreSQL has 1,664 columns at most)."""
 
 _BY_NAME = ("pyformat", "named")
-
-_encode = stdlib_json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Statement(NamedTuple):
@@ -102,7 +101,7 @@ class PostgresEmitter:
         :raises AdapterError: ``except_rooms`` with ``wire="legacy"``.
         """
         _check_except(self._options, except_rooms)
-        packet = event_data(event, data, _encode)
+        packet = event_data(event, data, json_text)
         target = make_target(to, None, except_rooms)
         await self._publish(Broadcast, namespace, data=packet, target=target)
 
@@ -148,7 +147,7 @@ class PostgresEmitter:
         :raises ValueError: the name is one that Node's servers take for their own.
         """
         check_server_event(event)
-        data = to_data([event, *args], _encode)
+        data = to_data([event, *args], json_text)
         await self._publish(ServerSideEmit, namespace, data=data)
 
     async def flush(self) -> None:
@@ -250,7 +249,7 @@ def emit_statement(
         raise ValueError(f"paramstyle must be one of {', '.join(_STYLES)}, not {paramstyle!r}")
     options = Options(prefix=prefix, wire=wire, table=table, payload_threshold=payload_threshold)
     _check_except(options, except_rooms)
-    dumps = _encode if json is stdlib_json else partial(json.dumps, separators=(",", ":"))
+    dumps = json_text if json is stdlib_json else partial(json.dumps, separators=(",", ":"))
     message = Broadcast(
         sender=EMITTER,
         # without it PostgreSQL would take two equal events of one transaction for one

@@ -163,7 +163,7 @@ class LegacyNode(Node):
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a piece, a repeat, or garbage."""
         try:
-            message = self._reader.decode(payload, anyio.current_time())
+            message = self._reader.decode(payload, self._now)
         except ProtocolError as exc:
             self._note_garbage(exc)
             return None
@@ -181,7 +181,7 @@ class LegacyNode(Node):
         known = isinstance(message, Heartbeat) or self._is_of_a_node(namespace, message)
         if known and not isinstance(message, AdapterClose):
             self._notice(namespace, message, numbered=True)
-        return message if self._in_sequence(message) else None
+        return message if self._in_sequence(namespace, message) else None
 
     def _is_of_a_node(self, namespace: Namespace, message: Message) -> bool:
         return namespace.members.is_numbered(message.sender)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import anyio.lowlevel
@@ -12,7 +13,7 @@ from engineio import packet as eio_packet
 from socketio import packet as sio_packet
 
 from .base_manager import BaseManager
-from .protocol.messages import Data, Room, Target, event_data, make_target
+from .protocol.messages import Data, Room, Target, event_data, json_text, make_target
 
 _NOBODY: Final[Mapping[str, str]] = {}
 _YIELD_AFTER: Final = 0.0005
@@ -52,7 +53,6 @@ class AnyIOManager(BaseManager):
 
     def __init__(self) -> None:
         super().__init__()
-        self._encoder = json.JSONEncoder(separators=(",", ":")).encode
         self._last_yield = 0.0
         self._held: dict[str, list[SharedPacket]] = {}
 
@@ -108,13 +108,12 @@ class AnyIOManager(BaseManager):
         if isinstance(result, Awaitable):
             await result
 
-    def _dumps(self, value: Any) -> str | bytes:
+    @property
+    def _dumps(self) -> Callable[[Any], str | bytes]:
         module = self.json
         if getattr(module, "dumps", None) is json.dumps:
-            # the same as json.dumps with these separators, which makes an encoder at each call
-            return self._encoder(value)
-        dumped: str | bytes = module.dumps(value, separators=(",", ":"))
-        return dumped
+            return json_text
+        return partial(module.dumps, separators=(",", ":"))
 
     def _loads(self, text: bytes) -> Any:
         return self.json.loads(text.decode())

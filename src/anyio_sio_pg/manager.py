@@ -276,17 +276,19 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             request_id = None
             if callback is not None:
                 request_id = self._expect_acknowledgements(node, namespace, callback)
-            await node.publish(
-                namespace,
-                lambda seq: Broadcast(
+
+            def make(seq: int) -> Broadcast:
+                return Broadcast(
                     sender=node.uid,
                     namespace=namespace,
                     seq=seq,
                     data=packet_data,
                     target=target,
                     request_id=request_id,
-                ),
-            )
+                )
+
+            if not node.publish_nowait(namespace, make):
+                await node.publish(namespace, make)
         await self._checkpoint()
 
     async def emit_with_ack(

@@ -57,7 +57,7 @@ from .protocol.messages import (
     Want,
 )
 from .protocol.requests import Answers
-from .protocol.sequence import MAX_SENDERS, Sequence, Verdict
+from .protocol.sequence import MAX_SENDERS, NEXT, Sequence, Verdict
 from .protocol.wire import Outgoing, Wire
 from .reporting import Reporter
 from .status import Stats, Status
@@ -163,6 +163,8 @@ class Node(ABC):
         self._local = local
         self._wire = wire
         self._reporter = Reporter(options.on_error)
+        self._max_inline = options.max_inline
+        self._durable = bool(options.durable)
         self._log = self._make_log()
         self.publisher = self._make_publisher()
         self.listener = self._make_listener()
@@ -179,6 +181,7 @@ class Node(ABC):
         self._unheard = False
         self._deaf = False
         self._garbage_kinds: set[str] = set()
+        self._now = anyio.current_time()
         self._events: deque[ServerSideEmit] = deque()
         self._event_came = anyio.Event()
         self._request_came = anyio.Event()
@@ -348,6 +351,15 @@ class Node(ABC):
             namespace.ready.set()
             if self.listener.connected:
                 self._announce(namespace)
+
+    def publish_nowait(self, namespace: str, make: Callable[[int], Message]) -> bool:
+        """Do what :meth:`publish` does, unless it has to wait or to raise; tell whether it did."""
+        known = self._namespaces.get(namespace)
+        if known is None or not known.open or self._closing or not self.publisher.has_room:
+            return False
+        known.used = True
+        self.publisher.put(self._numbered(namespace, make))
+        return True
 
     async def publish(self, namespace: str, make: Callable[[int], Message]) -> None:
         """Put a message into the outbox; ``make`` gets its number.
@@ -552,6 +564,10 @@ class Node(ABC):
 
     # What the listener tells it
 
+    def arrived(self) -> None:
+        """Take the time for the notifications that are decoded next."""
+        self._now = anyio.current_time()
+
     def wants(self, message: Attached) -> bool:
         """Tell whether an attachment concerns anybody here."""
         return message.rooms is None or self._local._wants(message.namespace, message)
@@ -636,7 +652,7 @@ class Node(ABC):
     def _notice(self, namespace: Namespace, message: Message, *, numbered: bool) -> None:
         """Take a message as its sender's sign of life."""
         sender = message.sender
-        if namespace.members.seen(sender, anyio.current_time(), numbered=numbered):
+        if namespace.members.seen(sender, self._now, numbered=numbered):
             starting = isinstance(message, Heartbeat) and message.initial
             self._member_joined(namespace, sender, numbered=numbered, starting=starting)
 
@@ -784,9 +800,9 @@ class Node(ABC):
 
     def _numbered(self, namespace: str, make: Callable[[int], Message]) -> Outgoing:
         number = self._numbers.get(namespace, 0) + 1
-        outgoing = self._wire.encode(make(number), self.options.max_inline)
+        outgoing = self._wire.encode(make(number), self._max_inline)
         self._numbers[namespace] = number
-        if self.options.durable:
+        if self._durable:
             return msgspec.structs.replace(outgoing, seq=number)
         return outgoing
 
@@ -799,28 +815,28 @@ class Node(ABC):
         """Put in a message that has no number of its own; tell whether there was room."""
         last = self._numbers.get(namespace, 0)
         return self.publisher.put_control(
-            lambda: self._wire.encode(make(last), self.options.max_inline), committed
+            lambda: self._wire.encode(make(last), self._max_inline), committed
         )
 
     # Receiving
 
-    def _in_sequence(self, message: Message) -> bool:
+    def _in_sequence(self, namespace: Namespace, message: Message) -> bool:
         seq = message.seq
         if seq is None:
             return True
         # of emitters, only their origin is their own
-        key = (message.origin or message.sender, None, message.namespace)
-        known = self._namespaces.get(message.namespace)
-        if known is not None and known.returned and self._is_of_a_node(known, message):
+        sender = message.origin or message.sender
+        if namespace.returned and self._is_of_a_node(namespace, message):
             # one that comes, or comes back, says so itself; what another sent before was missed
-            self._sequence.position(
-                *key, seq if isinstance(message, Heartbeat) and message.initial else 0
-            )
+            begin = seq if isinstance(message, Heartbeat) and message.initial else 0
+            self._sequence.position(sender, namespace.name, begin)
         if isinstance(message, (Heartbeat, AdapterClose)):
-            if missing := self._sequence.tail(*key, seq):
+            if missing := self._sequence.tail(sender, namespace.name, seq):
                 self._note_lost(message, missing, "they did not come through PostgreSQL")
             return True
-        seen = self._sequence.message(*key, seq)
+        seen = self._sequence.message(sender, namespace.name, seq)
+        if seen is NEXT:
+            return True
         if seen.verdict is Verdict.REPEAT:
             self.repeated += 1
             return False

@@ -2,11 +2,25 @@ from __future__ import annotations
 
 from collections import Counter
 
+import psycopg
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import pq
+from psycopg.adapt import PyFormat, Transformer
 
-from anyio_sio_pg.protocol.batch import MAX_BYTES, MAX_MESSAGES, size, statement, take
+from anyio_sio_pg.protocol.batch import (
+    MAX_BYTES,
+    MAX_MESSAGES,
+    TextArray,
+    size,
+    statement,
+    take,
+    text_array,
+)
 from anyio_sio_pg.protocol.wire import Outgoing
+
+LOADER = Transformer().get_loader(psycopg.adapters.types["text"].array_oid, pq.Format.BINARY).load
 
 channels = st.sampled_from(["c#/", "c#/é"])
 inline = st.builds(Outgoing, channel=channels, head=st.sampled_from([b"1", b"22", b"333"]))
@@ -92,14 +106,38 @@ def test_the_limits_themselves_are_reached() -> None:
     assert take([half, half, half]) == [half, half]
 
 
+def texts(array: TextArray) -> list[str]:
+    loaded: list[str] = LOADER(array)
+    return loaded
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0")), max_size=5))
+def test_an_array_is_what_the_driver_makes_of_a_list(items: list[str]) -> None:
+    array = text_array([item.encode() for item in items])
+    dumper = Transformer().get_dumper(items, PyFormat.BINARY)
+    assert array == (dumper.dump(items) if items else bytes(8) + b"\0\0\0\x19")
+    assert texts(array) == items
+
+
+@pytest.mark.parametrize("length", [0, 1, 7_999, 8_000, 70_000])
+def test_texts_of_an_array_may_have_any_length(length: int) -> None:
+    assert texts(text_array([b"x" * length, b"y"])) == ["x" * length, "y"]
+
+
 @given(st.lists(inline | attached, min_size=1, max_size=20))
 def test_a_statements_parameters_line_up(batch: list[Outgoing]) -> None:
     text, parameters = statement(batch, '"t"')
     assert text.count("%b") == len(parameters)
     if not any(m.body is not None for m in batch):
-        assert parameters == [[m.channel for m in batch], [m.head.decode() for m in batch]]
+        channels, heads = parameters
+        if isinstance(channels, str):
+            assert {channels} == {m.channel for m in batch}
+        else:
+            assert texts(channels) == [m.channel for m in batch]
+        assert texts(heads) == [m.head.decode() for m in batch]
         return
-    bodies, channels, heads, tails, keys = parameters
+    bodies, *arrays, keys = parameters
+    channels, heads, tails = map(texts, arrays)
     # the k-th body, counted from one, belongs to the message whose key is k; zero is none's
     rebuilt = [
         Outgoing(c, h.encode(), bodies[k - 1] if k else None, t.encode())

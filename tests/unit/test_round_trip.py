@@ -22,6 +22,7 @@ from anyio_sio_pg.protocol.messages import (
     SocketInfo,
     Target,
     from_data,
+    json_text,
     make_target,
     rooms_tuple,
     to_data,
@@ -209,9 +210,41 @@ def test_a_value_without_bytes_is_encoded_as_it_is(value: Any) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_does_not_have_are_refused(number: float) -> None:
-    for value in (number, ["e", {"k": (1, number)}], ["e", b"x", number]):
-        with pytest.raises(ValueError, match="Out of range float"):
-            to_data(value, json.dumps)
+    for value in (number, ["e", {"k": (1, number)}], ["e", b"x", number], {number: 1}):
+        for dumps in (json.dumps, json_text):
+            with pytest.raises(ValueError, match=f"Out of range float.*: {number}"):
+                to_data(value, dumps)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.tuples(inner)
+            | st.dictionaries(st.text() | st.integers() | st.none() | st.booleans(), inner)
+        ),
+    )
+)
+def test_json_text_is_what_json_dumps_returns(value: Any) -> None:
+    assert json_text(value) == json.dumps(value, separators=(",", ":"))
+
+
+def test_what_cannot_be_encoded_leaves_nothing_behind() -> None:
+    inner: list[Any] = [1]
+    holder = {"a": inner}
+    inner.append(holder)
+    with pytest.raises(ValueError, match="Circular reference detected"):
+        json_text(holder)
+    inner[1] = {2}
+    with pytest.raises(TypeError, match="set is not JSON serializable"):
+        json_text(holder)
+    inner[1] = "x"
+    assert json_text([holder, holder]) == '[{"a":[1,"x"]},{"a":[1,"x"]}]'
 
 
 def test_text_that_looks_like_such_a_number_is_not_refused() -> None:

@@ -24,12 +24,13 @@ import anyio.lowlevel
 import psycopg
 from psycopg import errors, generators, pq
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
-from psycopg.adapt import AdaptersMap
+from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
 from psycopg.rows import tuple_row
 
 from ..errors import AdapterError
 from ..options import Connect, Options, with_defaults
+from ..protocol.batch import TextArray
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -294,6 +295,7 @@ async def open_session(options: Options, *, listening: bool) -> AnyConnection:
             connection.cursor_factory = psycopg.AsyncCursor
             # a pooler hands statements to sessions that have not prepared them
             connection.prepare_threshold = None
+            connection.adapters.register_dumper(TextArray, _TextArrayDumper)
             if isinstance(connection, AnyIOConnection):
                 # a statement that is given up means a dead network, or the end
                 connection.cancel_timeout = 0.25
@@ -316,6 +318,16 @@ async def open_session(options: Options, *, listening: bool) -> AnyConnection:
             f" {options.redact(exc).strip() or type(exc).__name__}"
         ) from None
     return connection
+
+
+class _TextArrayDumper(Dumper):
+    """Pass an array on that is in PostgreSQL's format already."""
+
+    format = pq.Format.BINARY
+    oid = psycopg.adapters.types["text"].array_oid
+
+    def dump(self, obj: TextArray) -> TextArray:
+        return obj
 
 
 _sessions: WeakSet[AnyConnection] = WeakSet()

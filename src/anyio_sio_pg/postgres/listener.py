@@ -35,6 +35,9 @@ _MARGIN = 0.05
 class Receiver(Protocol):
     """Who takes what the listener hears."""
 
+    def arrived(self) -> None:
+        """Take note that notifications have come, to be decoded next."""
+
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is nothing for this node."""
 
@@ -436,6 +439,8 @@ class Listener:
     def _decode(self) -> None:
         inbox = self._inbox
         decode = self._receiver.decode
+        if inbox:
+            self._receiver.arrived()
         while inbox:
             notification = inbox.popleft()
             message = decode(notification.relname, notification.extra)

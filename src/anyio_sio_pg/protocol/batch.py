@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from operator import attrgetter
+from struct import Struct
 from typing import Any, NamedTuple
 
 from .wire import Outgoing
@@ -16,11 +18,40 @@ class Log(NamedTuple):
     sender: str
 
 
+class TextArray(bytes):
+    """A one-dimensional ``text[]`` in PostgreSQL's binary format (its source, ``array_send``)."""
+
+
+_TEXT_OID = 25
+_DIMENSIONS = Struct("!iiIii").pack
+_LENGTH = Struct("!i").pack
+_LENGTHS = tuple(_LENGTH(length) for length in range(8_000))
+"""Those of the texts that fit into a notification."""
+
+
+def text_array(texts: Iterable[bytes]) -> TextArray:
+    """Return an array of texts in UTF-8; psycopg would take several times as long."""
+    parts: list[bytes] = [b""]
+    for text in texts:
+        length = len(text)
+        parts.append(_LENGTHS[length] if length < 8_000 else _LENGTH(length))
+        parts.append(text)
+    count = len(parts) // 2
+    parts[0] = _DIMENSIONS(1, 0, _TEXT_OID, count, 1) if count else _EMPTY
+    return TextArray(b"".join(parts))
+
+
+_EMPTY = Struct("!iiI").pack(0, 0, _TEXT_OID)
+
 MAX_MESSAGES = 512
 """Messages in one statement; more gain nothing and delay the first."""
 
 MAX_BYTES = 1 << 20
 """Bytes in one statement, after which it is closed; a single larger message goes alone."""
+
+_ONE_CHANNEL = """\
+SELECT pg_catalog.count(pg_catalog.pg_notify(%b::text, m.head))
+FROM unnest(%b::text[]) AS m(head)"""
 
 _INLINE = """\
 SELECT pg_catalog.count(pg_catalog.pg_notify(m.channel, m.head))
@@ -89,6 +120,9 @@ ORDER BY f.i"""
 """An attachment's id is of no use in the log, which has the body itself: it is 1 there."""
 
 
+_more = attrgetter("more")
+
+
 def size(message: Outgoing) -> int:
     """Return what a message counts for against :data:`MAX_BYTES`."""
     rest = message.more if message.body is None else (message.body,)
@@ -104,16 +138,22 @@ def take(
     them begins the next batch. Never empty when ``waiting`` is not.
     """
     batch: list[Outgoing] = []
-    seen: set[tuple[str, bytes]] = set()
+    seen: set[bytes] = set()
     total = 0
     for message in islice(waiting, max_messages):
-        total += size(message)
-        key = (message.channel, message.head)
-        if batch and (total > max_bytes or (message.body is None and key in seen)):
+        head = message.head
+        total += len(head) if message.body is None and not message.more else size(message)
+        if batch and (total > max_bytes or (head in seen and _repeats(message, batch))):
             break
-        seen.add(key)
+        seen.add(head)
         batch.append(message)
     return batch
+
+
+def _repeats(message: Outgoing, batch: Sequence[Outgoing]) -> bool:
+    return message.body is None and any(
+        message.channel == other.channel and message.head == other.head for other in batch
+    )
 
 
 def statement(
@@ -127,26 +167,34 @@ def statement(
     """
     bodies = [message.body for message in batch if message.body is not None]
     channels = [message.channel for message in batch]
-    heads = [message.head.decode() for message in batch]
+    heads = [message.head for message in batch]
     if not bodies:
-        if any(message.more for message in batch):
-            parts = [(m.channel, part.decode()) for m in batch for part in (m.head, *m.more)]
-            channels, heads = ([part[i] for part in parts] for i in (0, 1))
-        if log is not None and any(message.seq is not None for message in batch):
-            seqs = [message.seq for message in batch]
+        seqs = [message.seq for message in batch]
+        if log is not None and seqs.count(None) < len(seqs):
             query = _LOGGED.format(log=log.table.replace("%", "%%"))
-            return query, [channels, heads, seqs, log.sender]
-        return _INLINE, [channels, heads]
+            return query, [_texts(channels), text_array(heads), seqs, log.sender]
+        if any(map(_more, batch)):
+            parts = [(m.channel, part) for m in batch for part in (m.head, *m.more)]
+            channels, heads = [part[0] for part in parts], [part[1] for part in parts]
+        if channels.count(channels[0]) == len(channels):
+            return _ONE_CHANNEL, [channels[0], text_array(heads)]
+        return _INLINE, [_texts(channels), text_array(heads)]
     keys: list[int] = []
     k = 0
     for message in batch:
         k += message.body is not None
         keys.append(k if message.body is not None else 0)
-    tails = [message.tail.decode() for message in batch]
+    tails = text_array([message.tail for message in batch])
     if log is not None:
         seqs = [message.seq for message in batch]
         query = _LOGGED_ATTACHED.format(
             log=log.table.replace("%", "%%"), table=table.replace("%", "%%")
         )
-        return query, [bodies, channels, heads, tails, keys, seqs, log.sender]
-    return _ATTACHED.format(table=table.replace("%", "%%")), [bodies, channels, heads, tails, keys]
+        texts = [_texts(channels), text_array(heads), tails]
+        return query, [bodies, *texts, keys, seqs, log.sender]
+    query = _ATTACHED.format(table=table.replace("%", "%%"))
+    return query, [bodies, _texts(channels), text_array(heads), tails, keys]
+
+
+def _texts(texts: Iterable[str]) -> TextArray:
+    return text_array([text.encode() for text in texts])

@@ -105,6 +105,7 @@ class ClusterWire:
     def __init__(self, prefix: str):
         self._prefix = prefix
         self._names: dict[str, tuple[str, bytes]] = {}
+        self._broadcasts: dict[tuple[str, str], tuple[str, bytes]] = {}
 
     def channel(self, namespace: str) -> str:
         """Return ``PREFIX#NAMESPACE``; see :class:`.wire.Wire`."""
@@ -117,6 +118,10 @@ class ClusterWire:
     def encode(self, message: Message, max_inline: int) -> Outgoing:
         """Encode a message; see :class:`.wire.Wire`."""
         kind = type(message)
+        if kind is Broadcast and message.origin is None:
+            outgoing = self._encode_plain(cast("Broadcast", message), max_inline)
+            if outgoing is not None:
+                return outgoing
         channel, name = self._names.get(message.namespace) or self._name(message.namespace)
         start = _start(message, _TYPES.get(kind, 2), name)
         if isinstance(message, Heartbeat):
@@ -171,6 +176,22 @@ class ClusterWire:
                 return _decode_body(attached, whole)
         except MALFORMED as exc:
             raise ProtocolError(f"not an attachment of the cluster: {exc}") from None
+
+    def _encode_plain(self, message: Broadcast, max_inline: int) -> Outgoing | None:
+        """Encode what most messages are: a node's event without binary values that is not long."""
+        data = message.data
+        if data.attachments or message.seq is None:
+            return None
+        key = message.sender, message.namespace
+        known = self._broadcasts.get(key)
+        if known is None:
+            channel, name = self._name(message.namespace)
+            known = channel, _start(Broadcast(sender=key[0], namespace=key[1], data=data), 3, name)
+            if len(self._broadcasts) < _MAX_NAMES:
+                self._broadcasts[key] = known
+        channel, start = known
+        payload = b'%b,"seq":%d,"data":%b}' % (start, message.seq, _encode_broadcast(message))
+        return Outgoing(channel, payload) if len(payload) <= max_inline else None
 
     def _name(self, namespace: str) -> tuple[str, bytes]:
         """Return a namespace's channel and its name as JSON, which are asked for again and again."""

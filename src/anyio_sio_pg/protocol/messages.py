@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeAlias
@@ -250,6 +251,46 @@ def join_binary(value: Tree, attachments: tuple[bytes, ...]) -> Any:
     return value
 
 
+def _json_encoder() -> Callable[[Any], str]:
+    encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        # Python without its accelerator
+        return encoder.encode
+    inside: dict[int, Any] = {}
+    quoted = json.encoder.encode_basestring_ascii
+    chunks = make(inside, encoder.default, quoted, None, ":", ",", False, False, False)
+
+    def encode(value: Any) -> str:
+        try:
+            return "".join(chunks(value, 0))
+        except BaseException:
+            # what was being encoded is no part of the next value
+            inside.clear()
+            raise
+
+    return encode
+
+
+_encode = _json_encoder()
+
+
+def json_text(value: Any) -> str:
+    """Encode as :func:`json.dumps` does, without spaces.
+
+    That one makes an encoder at each call, which takes longer than to encode a short event.
+
+    :raises ValueError: the value holds itself, or a NaN or an infinity.
+    :raises TypeError: it cannot be encoded.
+    """
+    try:
+        return _encode(value)
+    except ValueError:
+        # it does not name the number
+        _refuse_non_finite(value)
+        raise
+
+
 def to_data(value: Any, dumps: Callable[[Any], str | bytes]) -> Data:
     """Encode a value with a JSON function.
 
@@ -262,7 +303,7 @@ def to_data(value: Any, dumps: Callable[[Any], str | bytes]) -> Data:
         value = split_binary(value, attachments)
     encoded = dumps(value)
     text = encoded.encode() if isinstance(encoded, str) else bytes(encoded)
-    if b"NaN" in text or b"Infinity" in text:
+    if dumps is not json_text and (b"NaN" in text or b"Infinity" in text):
         _refuse_non_finite(value)
     return Data(text, tuple(attachments))
 
@@ -275,8 +316,14 @@ def from_data(data: Data, loads: Callable[[bytes], Any]) -> Any:
 
 def _refuse_non_finite(value: Tree) -> None:
     pending: list[Tree] = [value]
+    seen: set[int] = set()
     while pending:
         item = pending.pop()
+        if isinstance(item, dict | list | tuple):
+            if id(item) in seen:
+                # it holds itself, and is refused for that
+                continue
+            seen.add(id(item))
         if isinstance(item, float) and not math.isfinite(item):
             raise ValueError(f"Out of range float values are not JSON compliant: {item!r}")
         if isinstance(item, dict):

@@ -11,7 +11,7 @@ from msgspec import Struct
 MAX_SENDERS: Final = 4_096
 """Senders that are remembered; of more, the one heard least recently is forgotten."""
 
-_Key: TypeAlias = tuple[str, str | None, str]
+_Key: TypeAlias = tuple[str, str]
 
 
 class Verdict(Enum):
@@ -28,12 +28,14 @@ class Seen(Struct, frozen=True):
     missing: int = 0
 
 
-_DELIVER = Seen(Verdict.DELIVER)
+NEXT: Final = Seen(Verdict.DELIVER)
+"""What nearly every message is: the one after the last."""
+
 _REPEAT = Seen(Verdict.REPEAT)
 
 
 class Sequence:
-    """The last number seen of each sender, by its uid, its origin and the namespace.
+    """The last number seen of each sender (a node's uid, an emitter's origin) in each namespace.
 
     The first number seen of a sender is taken as it comes: what it sent before was not for us.
     """
@@ -42,22 +44,22 @@ class Sequence:
         self._last: OrderedDict[_Key, int] = OrderedDict()
         self._max = max_senders
 
-    def message(self, sender: str, origin: str | None, namespace: str, seq: int) -> Seen:
+    def message(self, sender: str, namespace: str, seq: int) -> Seen:
         """Take note of a message's own number."""
-        key = (sender, origin, namespace)
+        key = (sender, namespace)
         last = self._last.get(key)
         if last is None:
             self._remember(key, seq)
-            return _DELIVER
+            return NEXT
         self._last.move_to_end(key)
         if seq <= last:
             return _REPEAT
         self._last[key] = seq
-        return _DELIVER if seq == last + 1 else Seen(Verdict.DELIVER, seq - last - 1)
+        return NEXT if seq == last + 1 else Seen(Verdict.DELIVER, seq - last - 1)
 
-    def tail(self, sender: str, origin: str | None, namespace: str, last_used: int) -> int:
+    def tail(self, sender: str, namespace: str, last_used: int) -> int:
         """Take note of the last number that a sender used; return how many of them are missing."""
-        key = (sender, origin, namespace)
+        key = (sender, namespace)
         last = self._last.get(key)
         if last is None:
             self._remember(key, last_used)
@@ -68,21 +70,21 @@ class Sequence:
         self._last[key] = last_used
         return last_used - last
 
-    def gap(self, sender: str, origin: str | None, namespace: str, seq: int) -> bool:
+    def gap(self, sender: str, namespace: str, seq: int) -> bool:
         """Tell whether messages before a number are missing, without taking note of it."""
-        last = self._last.get((sender, origin, namespace))
+        last = self._last.get((sender, namespace))
         return last is not None and seq > last + 1
 
-    def position(self, sender: str, origin: str | None, namespace: str, begin: int) -> int:
+    def position(self, sender: str, namespace: str, begin: int) -> int:
         """Return the last number seen of a sender; where none was, take ``begin`` for it."""
-        key = (sender, origin, namespace)
+        key = (sender, namespace)
         if key not in self._last:
             self._remember(key, begin)
         return self._last[key]
 
     def forget_namespace(self, namespace: str) -> None:
         """Forget the senders of a namespace that is no longer listened to."""
-        for key in [key for key in self._last if key[2] == namespace]:
+        for key in [key for key in self._last if key[1] == namespace]:
             del self._last[key]
 
     def _remember(self, key: _Key, seq: int) -> None:
