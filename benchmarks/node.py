@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import os
 import socket as network
 import sys
 import time
+import warnings
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -62,7 +64,12 @@ async def manager_of(
     elif kind == "pg-manager":
         from socketio_pg_manager import AsyncPgManager
 
+        # its pool says that it should not be opened like this
+        warnings.simplefilter("ignore", RuntimeWarning)
         yield AsyncPgManager(address)
+        # it cannot be closed, and complains when its task is cancelled
+        sys.stdout.flush()
+        os._exit(0)
     else:
         yield {"stock": socketio.AsyncManager, "anyio": AnyIOManager}[kind]()
 
