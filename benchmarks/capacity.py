@@ -17,6 +17,9 @@ import anyio
 import psycopg
 from support import Child, Options, Results, machine, postgres, process_of
 
+from anyio_sio_pg.protocol.cluster_wire import ClusterWire
+from anyio_sio_pg.protocol.messages import EVERYONE, Broadcast, Data
+
 NAME = "capacity"
 TITLE = "What one PostgreSQL carries"
 
@@ -66,6 +69,15 @@ Figures = dict[str, float]
 Measure = Callable[[int], Awaitable[Figures]]
 
 
+def head(size: int) -> str:
+    """Return the message of an event whose only argument has ``size`` bytes."""
+    event = Data(json.dumps(["event", "x" * size], separators=(",", ":")).encode())
+    message = Broadcast(
+        sender="0123456789abcdef", namespace="/", seq=0, origin=None, data=event, target=EVERYONE
+    )
+    return ClusterWire("socket.io").encode(message, 7_999).head.decode()
+
+
 class Sessions:
     """A process with bare sessions."""
 
@@ -92,13 +104,20 @@ class Sessions:
 
 
 @asynccontextmanager
-async def processes(*wanted: tuple[str, int, str | None]) -> AsyncIterator[list[Sessions]]:
+async def processes(
+    *wanted: tuple[str, int, str | None], decodes: bool = False
+) -> AsyncIterator[list[Sessions]]:
     """Start a process for each: the server's address, how many sessions, and their channel."""
     async with AsyncExitStack() as stack:
         children: list[Child] = []
         for address, count, listen in wanted:
-            spec = json.dumps({"address": address, "sessions": count, "listen": listen})
-            child = process_of(_SCRIPT, spec, "bare sessions")
+            spec = {
+                "address": address,
+                "sessions": count,
+                "listen": listen,
+                "decodes": decodes and listen is not None,
+            }
+            child = process_of(_SCRIPT, json.dumps(spec), "bare sessions")
             children.append(await stack.enter_async_context(child))
         with anyio.fail_after(_TIMEOUT):
             started = [Sessions(child, (await child.answer())["pids"]) for child in children]
@@ -137,7 +156,7 @@ async def send(
 
     ``idle`` are sessions that listen to something else.
     """
-    made = await senders.ask("prepare", messages=messages, bytes=size, most=most, pack=pack)
+    made = await senders.ask("prepare", messages=messages, head=head(size), most=most, pack=pack)
     for one in listeners:
         if decode:
             await one.ask("decode", messages=messages, pack=pack)
@@ -230,7 +249,7 @@ async def decoding(results: Results, address: str) -> None:
     count = 2 if results.options.quick else 31
     case = {"part": "decoding", "listeners": count}
     wanted = [(address, 1, CHANNEL)] * count
-    async with processes((address, 1, None), *wanted) as (senders, *here):
+    async with processes((address, 1, None), *wanted, decodes=True) as (senders, *here):
         measure = partial(send, senders=senders, listeners=here, most=AT_ONCE, decode=True)
         contestants = {BATCHES: measure, PACKED: partial(measure, pack=True)}
         await in_turn(results, case, contestants, 2_048)
@@ -248,11 +267,11 @@ async def application(results: Results, address: str) -> None:
         *groups,
     ):
 
-        async def measure(who: Sessions, rate: int, notify: bool = False) -> Figures:
+        async def measure(who: Sessions, rate: int, notify: str | None = None) -> Figures:
             await here.ask("receive", bytes=None)
             before = cluster.cpu() + here.cpu()
             if rate:
-                await cluster.tell("pace", rate=rate, seconds=seconds, bytes=100)
+                await cluster.tell("pace", rate=rate, seconds=seconds, head=head(100))
             done = await who.ask("commit", seconds=seconds, notify=notify)
             figures = {key: done[key] for key in ("rate", "p50_ms", "p99_ms")}
             expected = done["bytes"]
@@ -277,7 +296,7 @@ async def application(results: Results, address: str) -> None:
                 results.add(name, {"part": "application", "sessions": 4}, number, figures)
         for count, committing in zip(counts, groups, strict=True):
             for number in range(1, options.rounds + 1):
-                for name, notify in ((SILENT, False), (NOTIFYING, True)):
+                for name, notify in ((SILENT, None), (NOTIFYING, head(100))):
                     with anyio.fail_after(_TIMEOUT):
                         figures = await measure(committing, 100, notify)
                     results.add(name, {"part": "commits", "sessions": count}, number, figures)
@@ -301,7 +320,9 @@ async def rows(results: Results, address: str) -> None:
 
         async def measure(messages: int, size: int, most: int, table: str | None) -> Figures:
             before = senders.cpu()
-            done = await senders.ask("log", messages=messages, bytes=size, most=most, table=table)
+            done = await senders.ask(
+                "log", messages=messages, head=head(size), most=most, table=table
+            )
             return {**done, "sender_cpu_us": (senders.cpu() - before) * 1e6 / messages}
 
         for size in (100,) if options.quick else (100, 1_000):

@@ -11,34 +11,26 @@ import os
 import random
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import ExecStatus, Format
 
-from anyio_sio_pg import create_log_statement
-from anyio_sio_pg.protocol.batch import (
-    MAX_BYTES,
-    MAX_MESSAGES,
-    Log,
-    TextArray,
-    statement,
-    text_array,
-)
-from anyio_sio_pg.protocol.cluster_wire import ClusterWire
-from anyio_sio_pg.protocol.messages import EVERYONE, Broadcast, Data
-from anyio_sio_pg.protocol.wire import Outgoing
-
-WIRE = ClusterWire("socket.io")
-CHANNEL = WIRE.channel("/")
+CHANNEL = "socket.io#/"
 
 LARGEST = 7_999
 """Bytes of a notification."""
+
+AT_ONCE = 512
+"""Messages in one statement at most, as of a node."""
+
+MOST_BYTES = 1 << 20
+"""Bytes in one statement at most, as of a node."""
 
 FRAME = 1 + 4 + 4 + len(CHANNEL) + 1 + 1
 """Bytes of a notification on its way to a client, beside the payload."""
@@ -48,35 +40,26 @@ ROWS = 10_000
 """Of the application's table."""
 
 BINARY = 1
+TEXT = 25
+
+NUMBER = b'"seq":0'
+"""What is to be numbered in a message."""
 
 
-class TextArrayDumper(Dumper):
+class ArrayDumper(Dumper):
     """Passes on what is in PostgreSQL's format already."""
 
     format = Format.BINARY
     oid = psycopg.adapters.types["text"].array_oid
 
-    def dump(self, obj: TextArray) -> TextArray:
+    def dump(self, obj: bytes) -> bytes:
         return obj
 
 
-def heads(count: int, size: int, start: int) -> Iterator[bytes]:
-    """The payloads of events whose only argument has ``size`` bytes."""
-    arguments = Data(json.dumps(["event", "x" * size], separators=(",", ":")).encode())
-    mark = 10**15
-    template = WIRE.encode(
-        Broadcast(
-            sender="0123456789abcdef",
-            namespace="/",
-            seq=mark,
-            origin=None,
-            data=arguments,
-            target=EVERYONE,
-            request_id=None,
-        ),
-        LARGEST,
-    )
-    before, after = template.head.split(str(mark).encode())
+def heads(count: int, head: str, start: int) -> Iterator[bytes]:
+    """Number the payloads, which would be merged if they were equal."""
+    before, after = head.encode().split(NUMBER)
+    before += NUMBER[:-1]
     for number in range(start, start + count):
         yield before + str(number).encode() + after
 
@@ -85,7 +68,7 @@ def batches(payloads: Iterator[bytes], most: int) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     total = 0
     for payload in payloads:
-        if batch and (len(batch) == most or total + len(payload) > MAX_BYTES):
+        if batch and (len(batch) == most or total + len(payload) > MOST_BYTES):
             yield batch
             batch, total = [], 0
         batch.append(payload)
@@ -107,6 +90,14 @@ def packed(batch: list[bytes]) -> list[bytes]:
         size += len(payload) + 1
     found.append(b"[" + b",".join(part) + b"]")
     return found
+
+
+def array(texts: list[bytes]) -> bytes:
+    """PostgreSQL's binary form of a text[]."""
+    parts = [struct.pack("!iiiii", 1, 0, TEXT, len(texts), 1)]
+    for text in texts:
+        parts += (struct.pack("!i", len(text)), text)
+    return b"".join(parts)
 
 
 def percentile(values: list[float], part: float) -> float:
@@ -179,9 +170,9 @@ class Sessions:
                     if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                         raise RuntimeError(result.error_message.decode())
 
-    def prepare(self, *, messages: int, bytes: int, most: int, pack: bool) -> dict[str, Any]:
+    def prepare(self, *, messages: int, head: str, most: int, pack: bool) -> dict[str, Any]:
         """Make what :meth:`send` sends; tell how many bytes each listener will get."""
-        payloads = heads(messages, bytes, self.number)
+        payloads = heads(messages, head, self.number)
         self.number += messages
         self.messages = messages
         self.ready = []
@@ -189,7 +180,7 @@ class Sessions:
         for batch in batches(payloads, most):
             notifications = packed(batch) if pack else batch
             total += sum(map(len, notifications)) + FRAME * len(notifications)
-            self.ready.append([CHANNEL.encode(), text_array(notifications)])
+            self.ready.append([CHANNEL.encode(), array(notifications)])
         self.ready.reverse()
         return {"bytes": total, "statements": len(self.ready)}
 
@@ -208,9 +199,9 @@ class Sessions:
         took = self._run(submit, lambda: None)
         return {"begun": begun, "ended": time.monotonic(), **times(took)}
 
-    def pace(self, *, rate: float, seconds: float, bytes: int) -> dict[str, Any]:
+    def pace(self, *, rate: float, seconds: float, head: str) -> dict[str, Any]:
         """Send events at given times, as a publisher does: all that are due, in one statement."""
-        payloads = list(heads(int(rate * seconds), bytes, self.number))
+        payloads = list(heads(int(rate * seconds), head, self.number))
         self.number += len(payloads)
         begun = time.monotonic()
         sent = 0
@@ -220,10 +211,10 @@ class Sessions:
             due = min(len(payloads), int((time.monotonic() - begun) * rate))
             if due <= sent:
                 return False
-            batch = payloads[sent : min(due, sent + MAX_MESSAGES)]
+            batch = payloads[sent : min(due, sent + AT_ONCE)]
             sent += len(batch)
             self.connections[index].pgconn.send_query_prepared(
-                b"send", [CHANNEL.encode(), text_array(batch)], [BINARY, BINARY], BINARY
+                b"send", [CHANNEL.encode(), array(batch)], [BINARY, BINARY], BINARY
             )
             return True
 
@@ -241,13 +232,13 @@ class Sessions:
             **times(took),
         }
 
-    def commit(self, *, seconds: float, notify: bool) -> dict[str, Any]:
+    def commit(self, *, seconds: float, notify: str | None) -> dict[str, Any]:
         """Commit changes of a table, as an application does; tell how many a second."""
         begun = time.monotonic()
         until = begun + seconds
         chosen = random.Random(0)
         count = 0
-        payloads = heads(1 << 40, 100, self.number)
+        payloads = heads(1 << 40, notify or NUMBER.decode(), self.number)
         total = 0
 
         def submit(index: int) -> bool:
@@ -257,7 +248,7 @@ class Sessions:
             count += 1
             row = chosen.randrange(ROWS)
             more = "1"
-            if notify:
+            if notify is not None:
                 payload = next(payloads).decode()
                 total += len(payload) + FRAME
                 more = f"pg_notify('{CHANNEL}', '{payload}')"
@@ -270,16 +261,19 @@ class Sessions:
         self.number += count
         return {"rate": count / (time.monotonic() - begun), "bytes": total, **times(took)}
 
-    def log(self, *, messages: int, bytes: int, most: int, table: str | None) -> dict[str, Any]:
+    def log(self, *, messages: int, head: str, most: int, table: str | None) -> dict[str, Any]:
         """Send as a node does, with a row for each message in ``table``; tell what it takes."""
+        from anyio_sio_pg.protocol.batch import Log, TextArray, statement
+        from anyio_sio_pg.protocol.wire import Outgoing
+
         connection = self.connections[0]
-        connection.adapters.register_dumper(TextArray, TextArrayDumper)
+        connection.adapters.register_dumper(TextArray, ArrayDumper)
         log = None if table is None else Log(table, "0123456789abcdef")
-        outgoing: list[list[Outgoing]] = []
+        outgoing: list[list[Any]] = []
         start = self.number
         self.number += messages
         seq = start
-        for batch in batches(heads(messages, bytes, start), most):
+        for batch in batches(heads(messages, head, start), most):
             outgoing.append([Outgoing(CHANNEL, head, seq=seq + i) for i, head in enumerate(batch)])
             seq += len(batch)
         with connection.cursor(binary=True) as cursor:
@@ -298,6 +292,8 @@ class Sessions:
             }
 
     def tables(self) -> dict[str, Any]:
+        from anyio_sio_pg import create_log_statement
+
         connection = self.connections[0]
         for table, unlogged in (("logged", False), ("unlogged", True)):
             connection.execute(create_log_statement(table, unlogged=unlogged).encode())
@@ -352,11 +348,15 @@ class Sessions:
 
     def decode(self, *, messages: int, pack: bool) -> Iterator[dict[str, Any]]:
         """Read ``messages`` messages as a node does, with libpq, and decode them."""
+        import msgspec
+
+        from anyio_sio_pg.protocol.cluster_wire import ClusterWire
+
         pgconn = self.connections[0].pgconn
         poll = select.poll()
         poll.register(pgconn.socket, select.POLLIN)
         parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
-        decode = WIRE.decode
+        decode = ClusterWire("socket.io").decode
         count = 0
         yield {}
         used = time.process_time()
@@ -417,6 +417,9 @@ def read_line() -> bytes:
 def main() -> None:
     spec = json.loads(sys.argv[1])
     sessions = Sessions(spec["address"], spec["sessions"], spec["listen"])
+    if spec["decodes"]:
+        # what takes long is to be over before anything is measured
+        import anyio_sio_pg.protocol.cluster_wire  # noqa: F401
     print(json.dumps({"pids": sessions.pids}), flush=True)
     while line := read_line():
         command = json.loads(line)
