@@ -213,14 +213,10 @@ class Case:
 
     @property
     def case(self) -> dict[str, Any]:
-        return {"bytes": self.bytes, "kind": self.kind}
-
-    @property
-    def kind(self) -> str:
-        return "binary" if self.binary else "text"
+        return {"bytes": self.bytes, "binary": self.binary}
 
     def __str__(self) -> str:
-        return f"{self.bytes:,} bytes of {self.kind}"
+        return f"{self.bytes:,} bytes of {'binary data' if self.binary else 'text'}"
 
 
 async def measure(

@@ -13,8 +13,8 @@ import os
 import socket as network
 import sys
 import time
-import warnings
 import tracemalloc
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
