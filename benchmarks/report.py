@@ -26,6 +26,21 @@ PIPE = "bare libpq pipe"
 ROUND_TRIP = "bare round trip"
 STOCK = "AsyncManager"
 
+ORDER = (
+    ROUND_TRIP,
+    REDIS,
+    HIREDIS,
+    NODE_REDIS,
+    NODE_POSTGRES,
+    "socketio-pg-manager",
+    PIPE,
+    STOCK,
+    "AnyIOManager, asyncio",
+    "AnyIOManager, Trio",
+    ASYNCIO,
+    TRIO,
+)
+
 Case = dict[str, Any]
 Value = float | None
 
@@ -89,84 +104,246 @@ def at_most(factor: float) -> Callable[[float], bool]:
     return lambda ratio: ratio <= factor
 
 
-SMALL: Case = {"bytes": 100, "binary": False}
+SMALL: Case = {"bytes": 100, "kind": "text"}
 
 
-def size_of(case: Case) -> str:
-    size = case["bytes"]
-    text = f"{size} B" if size < 1_000 else f"{size // 1_000} kB"
-    return f"{text} binary" if case.get("binary") else text
+def size_of(kind: str) -> Callable[[Case], str | None]:
+    def column(case: Case) -> str | None:
+        size: int = case["bytes"]
+        text = f"{size} B" if size < 1_000 else f"{size // 1_000} kB"
+        return text if case["kind"] == kind else None
+
+    return column
 
 
-def count(key: str, what: str) -> Callable[[Case], str | None]:
-    return lambda case: f"{case[key]:,} {what}" if key in case else None
+def count(key: str, what: str = "", where: Case | None = None) -> Callable[[Case], str | None]:
+    """Return what makes headings of a case's number."""
 
+    def column(case: Case) -> str | None:
+        if key not in case or not matches(case, where or {}):
+            return None
+        return f"{case[key]:,} {what}".strip()
+
+    return column
+
+
+def call_of(sockets: int) -> Callable[[Case], str | None]:
+    def column(case: Case) -> str | None:
+        return f"{case['call']} of {case['of']}" if case["sockets"] == sockets else None
+
+    return column
+
+
+def room_of(case: Case) -> str | None:
+    return f"{case['room']:,} of {case['of']:,}" if "room" in case else None
+
+
+def target(
+    what: str,
+    measure: str,
+    case: Case,
+    figure: str,
+    base: str | None,
+    words: str,
+    met: Callable[[float], bool] | None,
+) -> Target:
+    return Target(what, words, measure, case, figure, met, base)
+
+
+EVENTS = "events a second, 100 B"
+LATE = "99th percentile at 1,000 events a second"
+LOOPS = "one loop over the other, events a second, 100 B"
 
 TARGETS: Sequence[Target] = (
-    Target("events of 100 B", "at least 12", "events", SMALL, "rate", at_least(12), REDIS),
-    Target("events of 100 B", "", "events", SMALL, "rate", None, HIREDIS),
-    Target("events of 100 B", "at least 12", "events", SMALL, "rate", at_least(12), NODE_POSTGRES),
-    Target("events of 100 B", "at least 3", "events", SMALL, "rate", at_least(3), NODE_REDIS),
-    Target("events of 100 B", "at least 0.5", "events", SMALL, "rate", at_least(0.5), PIPE),
-    Target(
-        "99th percentile of the latency at 1,000 events/s",
-        "at most 1",
-        "latency",
-        {"rate": 1_000},
-        "p99_ms",
-        at_most(1),
-        REDIS,
-    ),
-    Target(
-        "99th percentile of the latency at 1,000 events/s",
-        "at most 1",
-        "latency",
-        {"rate": 1_000},
-        "p99_ms",
-        at_most(1),
-        HIREDIS,
-    ),
-    Target(
+    target(EVENTS, "events", SMALL, "rate", REDIS, "at least 12", at_least(12)),
+    target(EVENTS, "events", SMALL, "rate", HIREDIS, "", None),
+    target(EVENTS, "events", SMALL, "rate", NODE_POSTGRES, "at least 12", at_least(12)),
+    target(EVENTS, "events", SMALL, "rate", NODE_REDIS, "at least 3", at_least(3)),
+    target(EVENTS, "events", SMALL, "rate", PIPE, "at least 0.5", at_least(0.5)),
+    target(LATE, "latency", {"rate": 1_000}, "p99_ms", REDIS, "at most 1", at_most(1)),
+    target(LATE, "latency", {"rate": 1_000}, "p99_ms", HIREDIS, "at most 1", at_most(1)),
+    target(
         "deliveries to 1,000 local sockets",
-        "at least 15",
         "deliveries",
         {"sockets": 1_000},
         "rate",
-        at_least(15),
         STOCK,
+        "at least 15",
+        at_least(15),
     ),
-    Target(
-        "events with 16 nodes",
-        "at least 10",
+    target(
+        "events a second, 16 nodes",
         "nodes",
         {"nodes": 16},
         "rate",
-        at_least(10),
         NODE_POSTGRES,
+        "at least 10",
+        at_least(10),
     ),
-    Target(
-        "one loop over the other, events of 100 B",
-        "at least 0.7",
-        "events",
-        SMALL,
-        "rate",
-        at_least(0.7),
-        TRIO,
-        (ASYNCIO, ""),
+    *(
+        target(
+            f"``{call}``, {of}, {sockets:,} sockets",
+            "requests",
+            {"call": call, "of": 1, "sockets": sockets},
+            "p50_ms",
+            ROUND_TRIP,
+            "at most 2",
+            at_most(2),
+        )
+        for call, of in (("clients", "a room of 1"), ("client_rooms", "a client elsewhere"))
+        for sockets in (40, 10_000)
     ),
-    Target(
-        "one loop over the other, events of 100 B",
-        "at least 0.7",
-        "events",
-        SMALL,
-        "rate",
-        at_least(0.7),
-        ASYNCIO,
-        ("", TRIO),
+    *(
+        target(what, "idle", {"nodes": 1}, figure, None, words, met)
+        for what, figure, words, met in (
+            ("idle node, notifications a minute", "notify_min", "12", at_most(12.5)),
+            ("idle node, other statements a minute", "other_min", "0", at_most(0)),
+        )
     ),
+    Target(LOOPS, "at least 0.7", "events", SMALL, "rate", at_least(0.7), TRIO, (ASYNCIO, "")),
+    Target(LOOPS, "at least 0.7", "events", SMALL, "rate", at_least(0.7), ASYNCIO, ("", TRIO)),
 )
+"""What issue 6 asks for, in its order."""
 
-SECTIONS: dict[str, Section] = {}
+MICROSECONDS = {
+    "sender_us": "sender, µs",
+    "receiver_us": "receiver, µs",
+    "server_us": "server, µs",
+}
+BESIDE_HIREDIS = f"; in brackets beside {HIREDIS}"
+
+SECTIONS: dict[str, Section] = {
+    "events": Section(
+        (
+            Detail(
+                "Events of 100 bytes, and the CPU time for each",
+                SMALL,
+                {"rate": "events/s", **MICROSECONDS, "lost": "lost"},
+                (REDIS,),
+            ),
+            Pivot(f"Events a second, text{BESIDE_HIREDIS}", "rate", size_of("text"), (HIREDIS,)),
+            Pivot(
+                f"Events a second, binary{BESIDE_HIREDIS}", "rate", size_of("binary"), (HIREDIS,)
+            ),
+        ),
+        {
+            "rate_by_size": "Events a second, by the size of an event",
+            "cpu_by_party": "CPU time for an event of 100 bytes",
+        },
+    ),
+    "latency": Section(
+        (
+            Pivot(
+                f"Median of the latency in ms{BESIDE_HIREDIS}",
+                "p50_ms",
+                count("rate", "events/s"),
+                (HIREDIS,),
+            ),
+            Pivot(
+                f"99th percentile of the latency in ms, of all rounds together{BESIDE_HIREDIS}",
+                "pooled_p99_ms",
+                count("rate", "events/s"),
+                (HIREDIS,),
+            ),
+        ),
+        {"latency_by_rate": "Latency, by rate"},
+    ),
+    "nodes": Section(
+        (
+            Pivot(
+                f"Events a second to all nodes, by their number{BESIDE_HIREDIS}",
+                "rate",
+                count("nodes", "nodes", {"idle": False}),
+                (HIREDIS,),
+            ),
+        ),
+        {"rate_by_nodes": "Events a second to all nodes, by their number"},
+    ),
+    "deliveries": Section(
+        (
+            Pivot(
+                f"Deliveries a second to all sockets of a process; in brackets beside {STOCK}",
+                "rate",
+                count("sockets"),
+                (STOCK,),
+            ),
+            Pivot(
+                f"Deliveries a second to a room; in brackets beside {STOCK}",
+                "rate",
+                room_of,
+                (STOCK,),
+            ),
+        ),
+        {"deliveries_by_sockets": "Deliveries a second, by the number of local sockets"},
+    ),
+    "requests": Section(
+        tuple(
+            Pivot(
+                f"{sockets:,} sockets on 4 nodes: medians in ms; in brackets beside a {ROUND_TRIP}",
+                "p50_ms",
+                call_of(sockets),
+                (ROUND_TRIP,),
+            )
+            for sockets in (40, 10_000)
+        ),
+    ),
+    "rooms": Section(
+        (
+            Pivot(
+                f"Joins and leaves of own clients a second; in brackets beside {STOCK}",
+                "rate",
+                count("sockets", "at a time", {"change": "own client"}),
+                (STOCK,),
+            ),
+            Pivot(
+                f"Joins and leaves of clients elsewhere a second{BESIDE_HIREDIS}",
+                "rate",
+                count("sockets", "at a time", {"change": "clients elsewhere"}),
+                (HIREDIS,),
+            ),
+            Pivot(
+                "Calls of remote_join a second, each until it is done",
+                "rate",
+                count("at_once", "at once"),
+            ),
+            Pivot(
+                f"Bytes for one more; in brackets beside {STOCK}",
+                "bytes",
+                lambda case: case.get("memory"),
+                (STOCK,),
+            ),
+        ),
+    ),
+    "idle": Section(
+        tuple(
+            Detail(
+                what,
+                {"nodes": nodes},
+                {
+                    "wakeups_min": "wake-ups a minute",
+                    "notify_min": "notifications",
+                    "other_min": "other statements",
+                    "cpu_ms_min": "CPU, ms",
+                },
+            )
+            for nodes, what in ((1, "A node by itself"), (2, "One of two nodes"))
+        ),
+    ),
+    "websockets": Section(
+        (
+            Detail(
+                "Deliveries to 1,000 WebSocket clients",
+                {"clients": 1_000},
+                {
+                    "rate": "deliveries/s",
+                    "cpu_us": "CPU for each, µs",
+                    "kb": "kB for a connection",
+                },
+                ("AsyncServer, uvicorn on asyncio",),
+            ),
+        ),
+    ),
+}
 
 
 # Figures
@@ -212,12 +389,11 @@ def ratio(results: Results, contestant: str, base: str, wanted: Case, figure: st
 
 
 def contestants(results: Results, wanted: Case) -> list[str]:
-    """Return who took part in a case, in the order in which they did."""
-    return list(
-        dict.fromkeys(
-            record.contestant for record in results.records if matches(record.case, wanted)
-        )
+    """Return who took part in a case, those that take part in many measures in one order."""
+    names = dict.fromkeys(
+        record.contestant for record in results.records if matches(record.case, wanted)
     )
+    return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 def cases(results: Results) -> list[Case]:
