@@ -8,9 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from report import (
     ASYNCIO,
     HIREDIS,
@@ -49,7 +50,8 @@ COLOURS = {
 }
 OTHER_COLOURS = ("#1457c8", "#d98a00", "#9b59b6", "#008573", "#c0392b", "#5b6370")
 OURS = (ASYNCIO, TRIO)
-MARKERS = {ASYNCIO: "o", TRIO: "D", PIPE: ""}
+THICKNESS = {ASYNCIO: 3.6, TRIO: 1.8}
+MARKERS = {PIPE: ""}
 
 WIDTH = 8.0
 """Inches; in the docs a figure is about 46 em wide."""
@@ -85,6 +87,9 @@ STYLE = {
     # the same data give the same file
     "svg.hashsalt": "anyio-sio-pg",
 }
+
+_FEW = 300
+"""An axis from one end to the other, where powers of ten alone are too few ticks."""
 
 LABEL_GAP = 0.052
 """Of an axes' height, between two labels at the ends of lines."""
@@ -141,27 +146,42 @@ def colour_of(name: str, number: int = 0) -> str:
     return COLOURS.get(name) or OTHER_COLOURS[number % len(OTHER_COLOURS)]
 
 
-def lines(axes: Axes, found: Series, *, label: bool = True) -> None:
-    """Draw lines, ours last and thicker, with their names at their ends."""
-    ends: list[tuple[float, str, str]] = []
+def lines(axes: Axes, found: Series) -> None:
+    """Draw lines, ours last and thicker: the thinner of the two is seen on the other."""
     for number, (name, points) in enumerate(found.items()):
-        ours = name in OURS
-        colour = colour_of(name, number)
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
-            color=colour,
-            linewidth=2.6 if ours else 1.5,
+            color=colour_of(name, number),
+            linewidth=THICKNESS.get(name, 1.4),
             linestyle=(0, (4, 2)) if name == PIPE else "-",
             marker=MARKERS.get(name, "o"),
-            markersize=5.5 if ours else 4,
+            markersize=6.5 if name == ASYNCIO else 4.5,
             markeredgecolor="white",
             markeredgewidth=0.8,
-            zorder=4 if ours else 3,
+            zorder=2.5 + THICKNESS.get(name, 0) / 100 + (name == TRIO),
         )
-        ends.append((points[-1][1], name, colour))
-    if label:
-        name_ends(axes, ends)
+
+
+def name_lines(axes: Axes, found: Series) -> None:
+    """Write each line's name at its end, once the axes' limits are what they will be."""
+    last = max(x for points in found.values() for x, _ in points)
+    ends: list[tuple[float, str, str]] = []
+    for number, (name, points) in enumerate(found.items()):
+        x, y = points[-1]
+        if x == last:
+            ends.append((y, name, colour_of(name, number)))
+            continue
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(8, 0),
+            textcoords="offset points",
+            color=colour_of(name, number),
+            va="center",
+            fontsize=9,
+        )
+    name_ends(axes, ends)
 
 
 def name_ends(axes: Axes, ends: Iterable[tuple[float, str, str]]) -> None:
@@ -229,6 +249,13 @@ def log_axis(axes: Axes, which: str, values: Sequence[float] = ()) -> None:
         axis.set_ticks(list(values))
 
 
+def tick(axis: Axis) -> None:
+    """Give a logarithmic axis more ticks where it has few powers of ten."""
+    low, high = axis.get_view_interval()
+    if high / low < _FEW:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+
+
 def one(height: float = 4.4, right: float = 0.73) -> tuple[Figure, Axes]:
     """Return a figure with one axes and room for names on its right."""
     figure = Figure(figsize=(WIDTH, height))
@@ -249,16 +276,10 @@ def curves(
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(x_label)
     axes.set_title(title, pad=12)
-    lines(axes, found, label=False)
+    lines(axes, found)
     axes.margins(x=0.03, y=0.08)
-    figure.canvas.draw()
-    name_ends(
-        axes,
-        [
-            (points[-1][1], name, colour_of(name, number))
-            for number, (name, points) in enumerate(found.items())
-        ],
-    )
+    tick(axes.yaxis)
+    name_lines(axes, found)
     return figure
 
 
@@ -301,29 +322,22 @@ def latency_by_rate(results: Results) -> Figure | None:
         log_axis(axes, "y")
         axes.grid(visible=False, axis="x")
         axes.set_ylim(min(every) / 1.3, max(every) * 1.3)
-        lines(axes, found, label=False)
+        lines(axes, found)
         axes.margins(x=0.06)
         axes.set_title(title, fontsize=10, fontweight="normal", color=MUTED)
+        tick(axes.yaxis)
         if number:
-            axes.set_yticklabels([])
-        figure.canvas.draw()
-        if number == len(parts) - 1:
-            name_ends(
-                axes,
-                [
-                    (points[-1][1], name, colour_of(name, place))
-                    for place, (name, points) in enumerate(found.items())
-                ],
-            )
+            axes.tick_params(labelleft=False)
+            name_lines(axes, found)
     figure.text(0.405, 0.015, "events a second", ha="center", color=MUTED)
     figure.text(0.02, 0.945, "Latency in ms, by rate", color=INK, fontsize=11, fontweight="bold")
     return figure
 
 
 PARTIES = {
-    "sender_us": ("sender", "#1457c8"),
-    "receiver_us": ("receiver", "#7ea6ea"),
-    "server_us": ("PostgreSQL or Redis", "#b8bec8"),
+    "sender_us": ("sender", "#2f3e5c"),
+    "receiver_us": ("receiver", "#7d93b8"),
+    "server_us": ("PostgreSQL or Redis", "#cdd4de"),
 }
 
 
@@ -341,9 +355,9 @@ def cpu_by_party(results: Results) -> Figure | None:
         return sum(middle(results, name, case, figure) or 0.0 for figure in PARTIES)
 
     names.sort(key=total)
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.38 * len(names)))
-    top = 0.62 / (0.9 + 0.38 * len(names))
-    axes = figure.add_axes((0.32, 0.5 * top, 0.62, 1 - 2 * top))
+    height = 1.0 + 0.36 * len(names)
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0.36, 0.15 / height, 0.58, 1 - 1.0 / height))
     starts = [0.0] * len(names)
     for party, (label, colour) in PARTIES.items():
         widths = [middle(results, name, case, party) or 0.0 for name in names]
@@ -371,7 +385,7 @@ def cpu_by_party(results: Results) -> Figure | None:
             label.set_fontweight("bold")
     figure.text(
         0.02,
-        1 - 0.42 * top,
+        1 - 0.25 / height,
         "CPU time for an event of 100 bytes, in µs",
         color=INK,
         fontsize=11,
@@ -379,7 +393,7 @@ def cpu_by_party(results: Results) -> Figure | None:
         va="center",
     )
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, fontsize=9, handlelength=1,
+        loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=3, fontsize=9, handlelength=1,
         handleheight=1, columnspacing=1.4, borderaxespad=0.2,
     )  # fmt: skip
     return figure
