@@ -242,7 +242,7 @@ class Node:
         }
 
     async def request(
-        self, *, call: str, times: int, argument: str | None = None
+        self, *, call: str, times: int, pause: float, argument: str | None = None
     ) -> dict[str, Any]:
         """Ask the cluster again and again."""
         manager = self.manager
@@ -258,6 +258,7 @@ class Node:
             started = time.monotonic_ns()
             found = await ask()
             ms.append((time.monotonic_ns() - started) / 1e6)
+            await anyio.sleep(pause)
         return {"ms": ms, "found": len(found)}
 
     async def own_rooms(self, *, times: int) -> dict[str, Any]:

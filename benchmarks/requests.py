@@ -11,21 +11,42 @@ from statistics import quantiles
 from typing import Any
 
 import anyio
-from support import Child, Contestant, Options, Results, child, machine, postgres, process_of
+from support import (
+    Child,
+    Contestant,
+    Options,
+    Results,
+    child,
+    machine,
+    node_packages,
+    postgres,
+    process_of,
+)
 
 NAME = "requests"
 TITLE = "Questions to a cluster of 4 nodes"
 
-_BARE = "bare round trip"
+_BARE = {"blocking": "bare round trip", "asyncio": "bare round trip, asyncio"}
+"""What waits: the process itself, or psycopg on an event loop."""
 _ROUND_TRIP = Path(__file__).with_name("round_trip.py")
 _NODES = 4
 _SOCKETS = (40, 10_000)
 _SOME = 100
 _PATIENCE = {"requests_timeout": 30.0}
 """10,000 sockets in one answer may take longer than the second that is the default."""
-_WARM_UP = 5
-_MOST = 300
+_PAUSE = 0.002
+"""Seconds between two questions, so that each finds the cluster at rest."""
+_ROUNDS = 0.6
+"""As a share of the options'."""
+_WARM_UP = 10
+_FEWEST = 3
+_MOST = 200
+_SLOW = 0.2
+"""Seconds from which a question needs no warm-up."""
 _ROUND_TIMEOUT = 180
+
+
+Key = tuple[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -37,52 +58,69 @@ class Call:
     argument: str | None
     found: int
 
+    @property
+    def key(self) -> Key:
+        return self.name, self.of
+
     def case(self, sockets: int) -> dict[str, Any]:
         return {"call": self.name, "of": self.of, "sockets": sockets}
 
 
 async def run(options: Options) -> Results:
+    node_packages()
     with postgres() as server:
-        results = Results(NAME, TITLE, machine(server.uri), options)
+        address = server.uri
+        results = Results(NAME, TITLE, machine(address), options)
         results.notes.append(
             "python-socketio's Redis manager is not here: it cannot ask other processes for their"
             " sockets or rooms."
         )
         contestants = [
-            Contestant("@socket.io/postgres-adapter", "node-postgres", address=server.uri),
-            Contestant("PostgresManager, asyncio", "postgres", "asyncio", server.uri, _PATIENCE),
-            Contestant("PostgresManager, Trio", "postgres", "trio", server.uri, _PATIENCE),
+            Contestant(
+                "@socket.io/postgres-adapter",
+                "node-postgres",
+                address=address,
+                program="peers/node.js",
+            ),
+            Contestant("PostgresManager, asyncio", "postgres", "asyncio", address, _PATIENCE),
+            Contestant("PostgresManager, Trio", "postgres", "trio", address, _PATIENCE),
         ]
-        for number in range(1, options.rounds + 1):
+        for number in range(1, max(1, round(options.rounds * _ROUNDS)) + 1):
             for sockets in _SOCKETS[:1] if options.quick else _SOCKETS:
+                figures: dict[str, dict[Key, dict[str, float]]] = {}
                 with anyio.fail_after(_ROUND_TIMEOUT):
-                    bare = await _bare(server.uri, options)
-                cases: list[dict[str, Any]] = []
-                for contestant in contestants:
-                    with anyio.fail_after(_ROUND_TIMEOUT):
+                    bare = {
+                        name: await _bare(address, kind, name, options)
+                        for kind, name in _BARE.items()
+                    }
+                    for contestant in contestants:
                         async with _cluster(contestant, sockets) as (asker, calls):
-                            for call in calls:
-                                figures = await _measure(asker, call, options)
-                                case = call.case(sockets)
-                                if case not in cases:
-                                    cases.append(case)
-                                    results.add(_BARE, case, number, bare)
-                                results.add(contestant.name, case, number, figures)
+                            figures[contestant.name] = {
+                                call.key: await _measure(asker, call, options) for call in calls
+                            }
+                # the last one has all the calls
+                for call in calls:
+                    case = call.case(sockets)
+                    for name, found in bare.items():
+                        results.add(name, case, number, found)
+                    for name, by_call in figures.items():
+                        if call.key in by_call:
+                            results.add(name, case, number, by_call[call.key])
     return results
 
 
-async def _bare(address: str, options: Options) -> dict[str, float]:
+async def _bare(address: str, kind: str, name: str, options: Options) -> dict[str, float]:
     async with AsyncExitStack() as stack:
         processes: list[Child] = []
         for role in ("answer", "ask"):
-            spec = json.dumps({"role": role, "address": address})
-            process = await stack.enter_async_context(process_of(_ROUND_TRIP, spec, _BARE))
+            spec = json.dumps({"role": role, "kind": kind, "address": address})
+            process = await stack.enter_async_context(process_of(_ROUND_TRIP, spec, name))
             await process.answer()
             processes.append(process)
         asker = processes[1]
-        await asker.ask("ask", times=_WARM_UP)
-        answer = await asker.ask("ask", times=_WARM_UP if options.quick else _MOST)
-        return _figures(answer["ms"])
+        await asker.ask("ask", times=_WARM_UP, pause=_PAUSE)
+        times = _WARM_UP if options.quick else _MOST
+        return _figures((await asker.ask("ask", times=times, pause=_PAUSE))["ms"])
 
 
 @asynccontextmanager
@@ -90,7 +128,6 @@ async def _cluster(contestant: Contestant, sockets: int) -> AsyncIterator[tuple[
     """Start the nodes, each with its share of the sockets; yield one, and what to ask it."""
     each = sockets // _NODES
     nodes: list[Child] = []
-    python = contestant.manager == "postgres"
     async with AsyncExitStack() as stack:
         for _ in range(_NODES):
             node = await stack.enter_async_context(child(contestant, each))
@@ -105,7 +142,7 @@ async def _cluster(contestant: Contestant, sockets: int) -> AsyncIterator[tuple[
             Call("fetch_sockets", in_some, "some", in_some),
             Call("fetch_sockets", "all", None, sockets),
         ]
-        if python:
+        if contestant.manager == "postgres":
             calls += [
                 Call("clients", 1, "one", 1),
                 Call("clients", in_some, "some", in_some),
@@ -118,24 +155,28 @@ async def _cluster(contestant: Contestant, sockets: int) -> AsyncIterator[tuple[
 
 async def _meet(asker: Child, sockets: int) -> None:
     """Ask until all nodes know one another."""
-    while (await asker.ask("request", call="fetch_sockets", times=1))["found"] < sockets:
+    while (await asker.ask("request", call="fetch_sockets", times=1, pause=0))["found"] < sockets:
         await anyio.sleep(0.1)
 
 
 async def _measure(asker: Child, call: Call, options: Options) -> dict[str, float]:
     async def ask(times: int) -> list[float]:
-        answer = await asker.ask("request", call=call.name, times=times, argument=call.argument)
+        answer = await asker.ask(
+            "request", call=call.name, times=times, argument=call.argument, pause=_PAUSE
+        )
         if answer["found"] != call.found:
             raise RuntimeError(f"{call}: {answer['found']} found")
         ms: list[float] = answer["ms"]
         return ms
 
-    ms = await ask(_WARM_UP)
-    if not options.quick:
-        # half a contestant's time for each of several calls
-        times = options.seconds / 2 / (sum(ms) / len(ms) / 1e3)
-        ms = await ask(max(_WARM_UP, min(_MOST, round(times))))
-    return _figures(ms)
+    ms = await ask(1)
+    if options.quick:
+        return _figures(ms + await ask(1))
+    if ms[0] < _SLOW * 1e3:
+        ms = await ask(_WARM_UP)
+    # half a contestant's time for each of several calls
+    times = round(options.seconds / 2 / (sum(ms) / len(ms) / 1e3))
+    return _figures(await ask(max(_FEWEST, min(_MOST, times))))
 
 
 def _figures(ms: list[float]) -> dict[str, float]:

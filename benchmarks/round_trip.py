@@ -6,6 +6,7 @@ role "ask" takes commands as node.py does; the other answers, and both end with 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import select
 import sys
@@ -19,14 +20,13 @@ _ANSWERS = "answers"
 _NOTIFY = "SELECT pg_catalog.pg_notify(%s, %s)"
 
 
-class Sessions:
-    """The two sessions of a process."""
+class Blocking:
+    """The two sessions of a process that waits for nothing else."""
 
     def __init__(self, address: str, listen: str, notify: str):
         self._listening = psycopg.connect(address, autocommit=True)
         self._listening.execute(f"LISTEN {listen}")
-        self._publishing = psycopg.connect(address, autocommit=True)
-        self._publishing.prepare_threshold = 0
+        self._publishing = psycopg.connect(address, autocommit=True, prepare_threshold=0)
         self._notify = notify
 
     def send(self, payload: str) -> None:
@@ -47,26 +47,64 @@ class Sessions:
             pgconn.consume_input()
 
 
-def main(spec: dict[str, Any]) -> None:
-    if spec["role"] == "answer":
-        sessions = Sessions(spec["address"], _QUESTIONS, _ANSWERS)
+def blocking(role: str, address: str) -> None:
+    if role == "answer":
+        sessions = Blocking(address, _QUESTIONS, _ANSWERS)
         print("{}", flush=True)
         while questions := sessions.receive():
             for question in questions:
                 sessions.send(question)
         return
-    sessions = Sessions(spec["address"], _ANSWERS, _QUESTIONS)
+    sessions = Blocking(address, _ANSWERS, _QUESTIONS)
     print("{}", flush=True)
     for line in sys.stdin:
+        command = json.loads(line)
         ms: list[float] = []
-        for number in range(json.loads(line)["times"]):
+        for number in range(command["times"]):
             started = time.monotonic_ns()
             sessions.send(str(number))
             if sessions.receive() != [str(number)]:
                 raise RuntimeError("another answer than expected")
             ms.append((time.monotonic_ns() - started) / 1e6)
+            time.sleep(command["pause"])
+        print(json.dumps({"ms": ms}), flush=True)
+
+
+async def on_asyncio(role: str, address: str) -> None:
+    """Do the same with psycopg on an event loop."""
+    connect = psycopg.AsyncConnection.connect
+    listening = await connect(address, autocommit=True)
+    publishing = await connect(address, autocommit=True, prepare_threshold=0)
+    listen, notify = (_QUESTIONS, _ANSWERS) if role == "answer" else (_ANSWERS, _QUESTIONS)
+    await listening.execute(f"LISTEN {listen}")
+    print("{}", flush=True)
+    notifications = listening.notifies()
+
+    async def answer() -> None:
+        async for question in notifications:
+            await publishing.execute(_NOTIFY, [notify, question.payload])
+
+    if role == "answer":
+        answering = asyncio.create_task(answer())
+        await asyncio.to_thread(sys.stdin.readline)
+        answering.cancel()
+        return
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        command = json.loads(line)
+        ms: list[float] = []
+        for number in range(command["times"]):
+            started = time.monotonic_ns()
+            await publishing.execute(_NOTIFY, [notify, str(number)])
+            if (await anext(notifications)).payload != str(number):
+                raise RuntimeError("another answer than expected")
+            ms.append((time.monotonic_ns() - started) / 1e6)
+            await asyncio.sleep(command["pause"])
         print(json.dumps({"ms": ms}), flush=True)
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    spec: dict[str, Any] = json.loads(sys.argv[1])
+    if spec["kind"] == "blocking":
+        blocking(spec["role"], spec["address"])
+    else:
+        asyncio.run(on_asyncio(spec["role"], spec["address"]))

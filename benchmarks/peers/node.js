@@ -10,6 +10,7 @@ process.env.NODE_ENV ??= "production";
 const { EventEmitter, once } = require("node:events");
 const net = require("node:net");
 const readline = require("node:readline");
+const { setTimeout: sleep } = require("node:timers/promises");
 const { Server } = require("socket.io");
 
 // Emits between two turns of the event loop. `io.emit` cannot be awaited, and nothing is written to
@@ -219,7 +220,7 @@ class Peer {
   }
 
   // Asks the cluster again and again.
-  async request({ call, times, argument = null }) {
+  async request({ call, times, pause, argument = null }) {
     if (call !== "fetch_sockets") throw new Error(`no such call: ${call}`);
     const ms = [];
     let found = [];
@@ -227,6 +228,7 @@ class Peer {
       const started = now();
       found = await (argument === null ? this.io : this.io.in(argument)).fetchSockets();
       ms.push((now() - started) / 1e6);
+      await sleep(pause * 1000);
     }
     return { ms, found: found.length };
   }
