@@ -116,15 +116,21 @@ def size_of(kind: str) -> Callable[[Case], str | None]:
     return column
 
 
-def count(key: str, what: str = "", where: Case | None = None) -> Callable[[Case], str | None]:
-    """Return what makes headings of a case's number."""
+def count(
+    key: str, what: str = "", where: Case | None = None, *, but: str = ""
+) -> Callable[[Case], str | None]:
+    """Return what makes headings of a number in cases, of which some may not be meant."""
 
     def column(case: Case) -> str | None:
-        if key not in case or not matches(case, where or {}):
+        if key not in case or but in case or not (where or {}).items() <= case.items():
             return None
         return f"{case[key]:,} {what}".strip()
 
     return column
+
+
+def part(name: str, key: str, what: str = "") -> Callable[[Case], str | None]:
+    return count(key, what, {"part": name})
 
 
 def call_of(sockets: int) -> Callable[[Case], str | None]:
@@ -182,7 +188,7 @@ TARGETS: Sequence[Target] = (
     ),
     *(
         target(
-            f"``{call}``, {of}, {sockets:,} sockets",
+            f"{call}, {of}, {sockets:,} sockets",
             "requests",
             {"call": call, "of": 1, "sockets": sockets},
             "p50_ms",
@@ -196,7 +202,7 @@ TARGETS: Sequence[Target] = (
     *(
         target(what, "idle", {"nodes": 1}, figure, None, words, met)
         for what, figure, words, met in (
-            ("idle node, notifications a minute", "notify_min", "12", at_most(12.5)),
+            ("idle node, notifications a minute", "notify_min", "at most 12", at_most(12.5)),
             ("idle node, other statements a minute", "other_min", "0", at_most(0)),
         )
     ),
@@ -253,8 +259,13 @@ SECTIONS: dict[str, Section] = {
             Pivot(
                 f"Events a second to all nodes, by their number{BESIDE_HIREDIS}",
                 "rate",
-                count("nodes", "nodes", {"idle": False}),
+                count("nodes", "nodes", but="idle"),
                 (HIREDIS,),
+            ),
+            Pivot(
+                "Events a second between two nodes, beside idle ones",
+                "rate",
+                count("idle", "idle"),
             ),
         ),
         {"rate_by_nodes": "Events a second to all nodes, by their number"},
@@ -333,7 +344,7 @@ SECTIONS: dict[str, Section] = {
         (
             Detail(
                 "Deliveries to 1,000 WebSocket clients",
-                {"clients": 1_000},
+                {"bytes": 100, "clients": 1_000},
                 {
                     "rate": "deliveries/s",
                     "cpu_us": "CPU for each, µs",
@@ -343,20 +354,96 @@ SECTIONS: dict[str, Section] = {
             ),
         ),
     ),
+    "capacity": Section(
+        (
+            Pivot(
+                "Notifications of 100 bytes a second, by listening sessions",
+                "rate",
+                part("listeners", "listeners"),
+            ),
+            Pivot(
+                "CPU time of the sending session for each, µs",
+                "sender_cpu_us",
+                part("listeners", "listeners"),
+            ),
+            Pivot(
+                "CPU time of each listening session for each, µs",
+                "listener_cpu_us",
+                part("listeners", "listeners"),
+            ),
+            Pivot(
+                "Notifications a second, by size in bytes, with 8 listeners",
+                "rate",
+                part("sizes", "bytes", "B"),
+            ),
+            Pivot(
+                "MB a second to each of them",
+                "mb_each",
+                part("sizes", "bytes", "B"),
+            ),
+            Pivot(
+                "Notifications of 100 bytes a second, by senders, with 8 listeners",
+                "rate",
+                part("senders", "senders"),
+            ),
+            Pivot(
+                "Messages a second to processes that decode them",
+                "rate",
+                part("decoding", "listeners", "listeners"),
+            ),
+            Detail(
+                "An application's commits beside a cluster of 8 nodes, 4 sessions",
+                {"part": "application", "sessions": 4},
+                {
+                    "rate": "commits/s",
+                    "p50_ms": "median, ms",
+                    "p99_ms": "99th, ms",
+                    "cluster_cores": "cluster's share, cores",
+                },
+                ("the application alone",),
+            ),
+            Pivot(
+                "An application's commits a second, by sessions",
+                "rate",
+                part("commits", "sessions"),
+            ),
+            Detail("Private memory of a session", {"part": "memory"}, {"kb": "kB"}),
+            *(
+                Detail(
+                    f"Rows for nodes that are away, {size:,} bytes, {how}",
+                    {"part": "rows", "bytes": size, "batch": batch},
+                    {
+                        "rate": "messages/s",
+                        "sender_cpu_us": "CPU, µs",
+                        "wal_bytes": "write-ahead log, bytes",
+                        "table_bytes": "table, bytes",
+                    },
+                    ("notifications only",),
+                )
+                for size in (100, 1_000)
+                for batch, how in ((512, "in batches"), (1, "one by one"))
+            ),
+            Pivot(
+                "Bytes of the queue that a message takes, by its size",
+                "queue_bytes",
+                part("queue", "bytes", "B"),
+            ),
+            Pivot(
+                "Hours until a stuck listener has filled the queue at 1,000 a second, by size",
+                "hours_at_1000",
+                part("queue", "bytes", "B"),
+            ),
+        ),
+    ),
 }
 
 
 # Figures
 
 
-def matches(case: Case, wanted: Case) -> bool:
-    """Tell whether a case is meant; what it does not have counts as False."""
-    return all(case.get(key, False) == value for key, value in wanted.items())
-
-
 def records(results: Results, contestant: str, wanted: Case) -> Iterator[Record]:
     for record in results.records:
-        if record.contestant == contestant and matches(record.case, wanted):
+        if record.contestant == contestant and record.case == wanted:
             yield record
 
 
@@ -390,9 +477,7 @@ def ratio(results: Results, contestant: str, base: str, wanted: Case, figure: st
 
 def contestants(results: Results, wanted: Case) -> list[str]:
     """Return who took part in a case, those that take part in many measures in one order."""
-    names = dict.fromkeys(
-        record.contestant for record in results.records if matches(record.case, wanted)
-    )
+    names = dict.fromkeys(record.contestant for record in results.records if record.case == wanted)
     return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
@@ -416,9 +501,9 @@ def number(value: Value) -> str:
         return f"{value:,.0f}"
     if size >= 10:
         return f"{value:.1f}"
-    if size >= 1 or size == 0:
-        return f"{value:.2f}".removesuffix(".00") if size == 0 else f"{value:.2f}"
-    return f"{value:.2g}"
+    if size == 0:
+        return "0"
+    return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
 
 
 # Tables
@@ -644,7 +729,7 @@ def write(folder: Path, figures: Path) -> None:
         if name in everything:
             results = everything[name]
             parts += [
-                f".. figure:: figures/{plot}.*\n   :alt: {title}\n\n   {title}\n"
+                f".. image:: figures/{plot}.*\n   :alt: {title}\n"
                 for plot, title in section.plots.items()
                 if plot in drawn
             ]
