@@ -41,6 +41,8 @@ ORDER = (
     TRIO,
 )
 
+MISSING = "This has not been measured."
+
 Case = dict[str, Any]
 Value = float | None
 
@@ -94,6 +96,8 @@ class Section:
     tables: Sequence[Detail | Pivot]
     plots: dict[str, str] = field(default_factory=dict)
     """What ``plots.py`` draws: the names of its functions, and what they show."""
+    measure: str = ""
+    """Whose results they are, where a measure has several sections; else the section's name."""
 
 
 def at_least(factor: float) -> Callable[[float], bool]:
@@ -217,6 +221,8 @@ MICROSECONDS = {
     "server_us": "server, µs",
 }
 BESIDE_HIREDIS = f"; in brackets beside {HIREDIS}"
+
+IN_BATCHES = "; in brackets beside plain batches"
 
 SECTIONS: dict[str, Section] = {
     "events": Section(
@@ -354,86 +360,128 @@ SECTIONS: dict[str, Section] = {
             ),
         ),
     ),
-    "capacity": Section(
+    "capacity_listeners": Section(
         (
             Pivot(
-                "Notifications of 100 bytes a second, by listening sessions",
+                f"Messages a second to all listening sessions, by their number{IN_BATCHES}",
                 "rate",
                 part("listeners", "listeners"),
+                ("in batches",),
             ),
             Pivot(
-                "CPU time of the sending session for each, µs",
+                "CPU time of PostgreSQL's end of the sending session for a message, in µs",
                 "sender_cpu_us",
                 part("listeners", "listeners"),
             ),
             Pivot(
-                "CPU time of each listening session for each, µs",
+                "CPU time of PostgreSQL's end of each listening session for a message, in µs",
                 "listener_cpu_us",
                 part("listeners", "listeners"),
             ),
+        ),
+        {"capacity_listeners": "Messages a second to all listening sessions, by their number"},
+        "capacity",
+    ),
+    "capacity_sizes": Section(
+        (
             Pivot(
-                "Notifications a second, by size in bytes, with 8 listeners",
+                "Messages a second to 8 listening sessions, by the size of the event",
                 "rate",
                 part("sizes", "bytes", "B"),
             ),
+            Pivot("MB a second to each of the 8", "mb_each", part("sizes", "bytes", "B")),
             Pivot(
-                "MB a second to each of them",
-                "mb_each",
-                part("sizes", "bytes", "B"),
-            ),
-            Pivot(
-                "Notifications of 100 bytes a second, by senders, with 8 listeners",
+                "Messages a second to 8 listening sessions, by the number of senders",
                 "rate",
                 part("senders", "senders"),
             ),
+        ),
+        measure="capacity",
+    ),
+    "capacity_packed": Section(
+        (
             Pivot(
-                "Messages a second to processes that decode them",
+                f"Messages a second to processes that decode them{IN_BATCHES}",
                 "rate",
                 part("decoding", "listeners", "listeners"),
+                ("in batches",),
             ),
+            Pivot(
+                "CPU time of each of these processes for a message, in µs",
+                "client_cpu_us",
+                part("decoding", "listeners", "listeners"),
+            ),
+        ),
+        measure="capacity",
+    ),
+    "capacity_application": Section(
+        (
             Detail(
-                "An application's commits beside a cluster of 8 nodes, 4 sessions",
+                "An application with 4 sessions, beside a cluster of 8 nodes",
                 {"part": "application", "sessions": 4},
                 {
                     "rate": "commits/s",
                     "p50_ms": "median, ms",
                     "p99_ms": "99th, ms",
-                    "cluster_cores": "cluster's share, cores",
+                    "cluster_batch": "events a statement",
+                    "cluster_cores": "cores for the cluster",
                 },
                 ("the application alone",),
             ),
             Pivot(
-                "An application's commits a second, by sessions",
+                "An application's commits a second, by its sessions; in brackets beside those"
+                " that do not notify",
                 "rate",
                 part("commits", "sessions"),
-            ),
-            Detail("Private memory of a session", {"part": "memory"}, {"kb": "kB"}),
-            *(
-                Detail(
-                    f"Rows for nodes that are away, {size:,} bytes, {how}",
-                    {"part": "rows", "bytes": size, "batch": batch},
-                    {
-                        "rate": "messages/s",
-                        "sender_cpu_us": "CPU, µs",
-                        "wal_bytes": "write-ahead log, bytes",
-                        "table_bytes": "table, bytes",
-                    },
-                    ("notifications only",),
-                )
-                for size in (100, 1_000)
-                for batch, how in ((512, "in batches"), (1, "one by one"))
+                ("commits",),
             ),
             Pivot(
-                "Bytes of the queue that a message takes, by its size",
-                "queue_bytes",
+                "What a statement of the cluster takes meanwhile, median in ms",
+                "cluster_p50_ms",
+                part("commits", "sessions"),
+                ("commits",),
+            ),
+        ),
+        {"capacity_commits": "An application's commits, and the cluster's meanwhile"},
+        "capacity",
+    ),
+    "capacity_memory": Section(
+        (Detail("Memory of PostgreSQL's end of a session", {"part": "memory"}, {"kb": "kB"}),),
+        measure="capacity",
+    ),
+    "capacity_rows": Section(
+        tuple(
+            Detail(
+                f"Rows for nodes that are away, {size:,} bytes, {how}",
+                {"part": "rows", "bytes": size, "batch": batch},
+                {
+                    "rate": "messages/s",
+                    "sender_cpu_us": "CPU, µs",
+                    "wal_bytes": "write-ahead log, bytes",
+                    "table_bytes": "table, bytes",
+                },
+                ("notifications only",),
+            )
+            for size in (100, 1_000)
+            for batch, how in ((512, "in batches"), (1, "one by one"))
+        ),
+        measure="capacity",
+    ),
+    "capacity_queue": Section(
+        (
+            Pivot(
+                "Bytes of the queue that a message takes, by the size of the event",
+                "bytes",
                 part("queue", "bytes", "B"),
             ),
             Pivot(
-                "Hours until a stuck listener has filled the queue at 1,000 a second, by size",
-                "hours_at_1000",
+                "Hours in which a listener that is stuck lets the queue fill, by the size of the"
+                " event",
+                "hours",
                 part("queue", "bytes", "B"),
             ),
         ),
+        measure="capacity",
     ),
 }
 
@@ -611,9 +659,14 @@ def pivot_table(results: Results, spec: Pivot) -> Table | None:
 
 
 def tables_of(results: Results) -> list[Table]:
-    section = SECTIONS.get(results.measure)
-    if section is None:
-        specs: Sequence[Detail | Pivot] = [
+    specs: list[Detail | Pivot] = [
+        spec
+        for name, section in SECTIONS.items()
+        if results.measure == (section.measure or name)
+        for spec in section.tables
+    ]
+    if not specs:
+        specs = [
             Detail(
                 ", ".join(f"{key} {value}" for key, value in case.items()) or results.title,
                 case,
@@ -621,8 +674,10 @@ def tables_of(results: Results) -> list[Table]:
             )
             for case in cases(results)
         ]
-    else:
-        specs = section.tables
+    return tables_in(results, specs)
+
+
+def tables_in(results: Results, specs: Iterable[Detail | Pivot]) -> list[Table]:
     found = [
         detail_table(results, spec) if isinstance(spec, Detail) else pivot_table(results, spec)
         for spec in specs
@@ -666,6 +721,8 @@ def summary(everything: dict[str, Results]) -> Table:
 
 def about(everything: dict[str, Results]) -> list[str]:
     """Say what the figures depend on: the machine, the versions, the runs."""
+    if not everything:
+        return [MISSING]
     lines = []
     runs: dict[tuple[str, str], list[str]] = {}
     machines: dict[str, list[str]] = {}
@@ -698,7 +755,7 @@ def about(everything: dict[str, Results]) -> list[str]:
 
 def load(folder: Path) -> dict[str, Results]:
     found = [Results.load(file) for file in sorted(folder.glob("*.json"))]
-    order = list(SECTIONS)
+    order = [section.measure or name for name, section in SECTIONS.items()]
     found.sort(key=lambda r: order.index(r.measure) if r.measure in order else len(order))
     return {results.measure: results for results in found}
 
@@ -722,20 +779,19 @@ def write(folder: Path, figures: Path) -> None:
     (folder / "README.md").write_text("\n".join(text).rstrip() + "\n")
 
     (figures / "about.inc").write_text("\n".join(map(_rst, told)) + "\n")
-    missing = "Not measured yet.\n"
-    (figures / "summary.inc").write_text(targets.rst() if targets.rows else missing)
+    (figures / "summary.inc").write_text(targets.rst() if targets.rows else f"{MISSING}\n")
     for name, section in SECTIONS.items():
         parts: list[str] = []
-        if name in everything:
-            results = everything[name]
+        if (measure := section.measure or name) in everything:
+            results = everything[measure]
             parts += [
                 f".. image:: figures/{plot}.*\n   :alt: {title}\n"
                 for plot, title in section.plots.items()
                 if plot in drawn
             ]
-            parts += [table.rst() for table in tables_of(results)]
+            parts += [table.rst() for table in tables_in(results, section.tables)]
             parts += [f"- {_rst(note)}" for note in results.notes]
-        (figures / f"{name}.inc").write_text("\n".join(parts) or missing)
+        (figures / f"{name}.inc").write_text("\n".join(parts) or f"{MISSING}\n")
 
 
 def draw(everything: dict[str, Results], folder: Path) -> set[str]:
