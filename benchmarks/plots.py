@@ -97,11 +97,14 @@ LABEL_GAP = 0.052
 Series = dict[str, list[tuple[float, float]]]
 
 
-def draw(everything: dict[str, Results], folder: Path) -> set[str]:
+Plots = dict[str, tuple[str, Callable[[Results], Figure | None]]]
+
+
+def draw(everything: dict[str, Results], folder: Path, more: Plots) -> set[str]:
     """Draw what there are results for and return the names of the plots."""
     drawn: set[str] = set()
     with mpl.rc_context(STYLE):
-        for name, (measure, make) in PLOTS.items():
+        for name, (measure, make) in (PLOTS | more).items():
             if measure not in everything:
                 continue
             figure = make(everything[measure])
@@ -399,7 +402,7 @@ def cpu_by_party(results: Results) -> Figure | None:
     return figure
 
 
-PLOTS: dict[str, tuple[str, Callable[[Results], Figure | None]]] = {
+PLOTS: Plots = {
     "rate_by_size": ("events", rate_by_size),
     "cpu_by_party": ("events", cpu_by_party),
     "latency_by_rate": ("latency", latency_by_rate),

@@ -797,10 +797,11 @@ def write(folder: Path, figures: Path) -> None:
 def draw(everything: dict[str, Results], folder: Path) -> set[str]:
     """Draw the plots and return the names of those that are there."""
     try:
+        import capacity_plots
         import plots
     except ModuleNotFoundError as exc:
         if exc.name != "matplotlib":
             raise
         print("matplotlib is not installed: no plots", file=sys.stderr)
         return {file.stem for file in folder.glob("*.svg")}
-    return plots.draw(everything, folder)
+    return plots.draw(everything, folder, capacity_plots.PLOTS)
