@@ -69,8 +69,6 @@ def pythons(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """The benchmarks; they need a redis-server."""
+    """The benchmarks; they need a redis-server, and Node."""
     session.install("-e", ".[trio,demo]", *group("bench"))
-    session.run("python", "benchmarks/cluster_events.py", *session.posargs)
-    session.run("python", "benchmarks/local_deliveries.py", *session.posargs)
-    session.run("python", "benchmarks/websocket_clients.py", *session.posargs)
+    session.run("python", "benchmarks/run.py", *session.posargs)
