@@ -39,6 +39,7 @@ MEASURES = (
     "idle",
     "websockets",
     "capacity",
+    "layers",
 )
 
 
