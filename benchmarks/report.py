@@ -458,12 +458,16 @@ SECTIONS: dict[str, Section] = {
                     "rate": "messages/s",
                     "sender_cpu_us": "CPU, µs",
                     "wal_bytes": "write-ahead log, bytes",
+                    "deleted_wal_bytes": "and when deleted, bytes",
                     "table_bytes": "table, bytes",
                 },
                 ("notifications only",),
             )
-            for size in (100, 1_000)
-            for batch, how in ((512, "in batches"), (1, "one by one"))
+            for size, batch, how in (
+                (100, 512, "in batches"),
+                (1_000, 512, "in batches"),
+                (100, 1, "one by one"),
+            )
         ),
         measure="capacity",
     ),

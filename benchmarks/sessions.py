@@ -285,11 +285,17 @@ class Sessions:
                 cursor.execute(query.encode(), parameters)
             took = time.monotonic() - begun
             wal = _position(cursor) - before
-            return {
+            figures = {
                 "rate": messages / took,
                 "wal_bytes": wal / messages,
                 "table_bytes": (_size(cursor, table) - size) / messages,
             }
+            if table is not None:
+                before = _position(cursor)
+                cursor.execute(f"DELETE FROM {table}".encode())
+                figures["deleted_wal_bytes"] = (_position(cursor) - before) / messages
+                cursor.execute(f"TRUNCATE {table}".encode())
+            return figures
 
     def tables(self) -> dict[str, Any]:
         from anyio_sio_pg import create_log_statement
