@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,13 +31,16 @@ QUIET = 5.0
 """Seconds without an event after which those that are missing are lost."""
 
 _MEET_TIMEOUT = 20
-WARM_UP = {
-    "node.py": (0.02, 0.2),
-    "pipe.py": (0.02, 0.2),
-    # V8 takes thousands of events to compile what it runs
-    "peers/node.js": (0.1, 0.3, 0.6),
+WARM = {
+    "node.py": 200,
+    "pipe.py": 10_000,
+    # V8 takes that many until it has compiled what it runs
+    "peers/node.js": 10_000,
 }
-"""Parts of a round's time for which is sent before what counts, by what the process runs."""
+"""Events that are sent before those that count, by what the process runs."""
+
+_PROBE = 0.2
+"""The part of the time in which it is seen how many events fill it."""
 
 LARGER = (1_000, 16_000, 256_000)
 
@@ -60,9 +64,6 @@ class Field:
     postgres_uri: str
     redis_url: str
 
-    def of(self, *names: str) -> list[Contestant]:
-        return [self.contestants[name] for name in names]
-
     def server_cpu(self, contestant: Contestant) -> float:
         on_redis = contestant.address == self.redis_url
         return server_cpu(self.redis_pid if on_redis else self.postgres_pid)
@@ -84,7 +85,7 @@ LOSSLESS = (PIPE, ASYNCIO, TRIO, DURABLE, UNLOGGED)
 
 
 @contextmanager
-def field() -> Iterator[Field]:
+def servers() -> Iterator[Field]:
     """Run the servers."""
     node_packages()
     with postgres() as server, redis() as redis_url:
@@ -113,6 +114,21 @@ def field() -> Iterator[Field]:
         )
 
 
+@dataclass(frozen=True)
+class Case:
+    """What is sent."""
+
+    bytes: int
+    binary: bool
+
+    @property
+    def case(self) -> dict[str, Any]:
+        return {"bytes": self.bytes, "binary": self.binary}
+
+    def __str__(self) -> str:
+        return f"{self.bytes:,} bytes of {'binary data' if self.binary else 'text'}"
+
+
 @dataclass
 class Cluster:
     """A sender, and receivers with a client each."""
@@ -121,9 +137,11 @@ class Cluster:
     sender: Child
     receivers: list[Child]
     sent: int = 0
+    done: Counter[Case] = field(default_factory=Counter)
+    """Events that all have got."""
 
     async def send(
-        self, events: int, *, bytes: int, binary: bool, server_cpu: Callable[[], float]
+        self, events: int, case: Case, *, server_cpu: Callable[[], float]
     ) -> dict[str, float]:
         """Send and return the figures, which end with the last receiver's last event."""
         # each time another name: what is late from the time before does not count
@@ -134,7 +152,9 @@ class Cluster:
         server = server_cpu()
         for node in self.receivers:
             await node.tell("receive", name=name, events=events, quiet=QUIET)
-        sent = await self.sender.ask("emit", name=name, events=events, bytes=bytes, binary=binary)
+        sent = await self.sender.ask(
+            "emit", name=name, events=events, bytes=case.bytes, binary=case.binary
+        )
         received = [await node.answer() for node in self.receivers]
         server = server_cpu() - server
         after = [(await node.ask("cpu"))["cpu"] for node in everyone]
@@ -151,6 +171,7 @@ class Cluster:
             "receiver_us": sum(cpu[1:]) / len(self.receivers),
             "server_us": server / events * 1e6,
         }
+        self.done[case] += events
         if arrived != events:
             figures["lost"] = float(events - arrived)
         return figures
@@ -204,31 +225,22 @@ async def cluster(contestant: Contestant, receivers: int) -> AsyncIterator[Clust
         finished.set()
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is sent."""
-
-    bytes: int
-    binary: bool
-
-    @property
-    def case(self) -> dict[str, Any]:
-        return {"bytes": self.bytes, "binary": self.binary}
-
-    def __str__(self) -> str:
-        return f"{self.bytes:,} bytes of {'binary data' if self.binary else 'text'}"
-
-
 async def measure(
-    cluster: Cluster, case: Case, *, seconds: float, server_cpu: Callable[[], float]
+    cluster: Cluster,
+    case: Case,
+    *,
+    seconds: float,
+    patience: float,
+    server_cpu: Callable[[], float],
 ) -> dict[str, float]:
-    """Warm up, which also tells how many events fill the time, and send for that long."""
-    send = partial(cluster.send, bytes=case.bytes, binary=case.binary, server_cpu=server_cpu)
+    """Send for about so many seconds; before the first time warm up, with some ``patience``."""
+    send = partial(cluster.send, case=case, server_cpu=server_cpu)
+    deadline = anyio.current_time() + patience
     figures = await send(_FEWEST)
-    for share in (*WARM_UP[cluster.program], 1.0):
-        # each figure but the last is too low: nothing is warm yet
-        figures = await send(max(_FEWEST, round(figures["rate"] * share * seconds)))
-    return figures
+    while cluster.done[case] < WARM[cluster.program] and anyio.current_time() < deadline:
+        figures = await send(max(_FEWEST, round(figures["rate"] * seconds * _PROBE)))
+    figures = await send(max(_FEWEST, round(figures["rate"] * seconds * _PROBE)))
+    return await send(max(_FEWEST, round(figures["rate"] * seconds)))
 
 
 def check(results: Results, contestant: Contestant, case: Case, figures: dict[str, float]) -> None:
@@ -243,7 +255,7 @@ def check(results: Results, contestant: Contestant, case: Case, figures: dict[st
 
 
 async def compare(
-    field: Field,
+    contest: Field,
     results: Results,
     names: Sequence[str],
     cases: Sequence[tuple[Case, float]],
@@ -256,7 +268,7 @@ async def compare(
     """
     for number in range(1, rounds + 1):
         for name in names:
-            contestant = field.contestants[name]
+            contestant = contest.contestants[name]
             async with cluster(contestant, 1) as pair:
                 for case, share in cases:
                     if not can(name, case):
@@ -265,7 +277,8 @@ async def compare(
                         pair,
                         case,
                         seconds=share * results.options.seconds,
-                        server_cpu=partial(field.server_cpu, contestant),
+                        patience=_QUICK if results.options.quick else results.options.seconds,
+                        server_cpu=partial(contest.server_cpu, contestant),
                     )
                     check(results, contestant, case, figures)
                     results.add(name, case.case, number, figures)
@@ -282,7 +295,7 @@ def can(name: str, case: Case) -> bool:
 
 
 async def run(options: Options) -> Results:
-    with field() as found:
+    with servers() as found:
         results = Results(NAME, TITLE, machine(found.postgres_uri, found.redis_url), options)
         results.notes.append(
             f"{PG_MANAGER} is measured up to 1 kB, {PIPE} with text up to 1 kB: they put an event"
