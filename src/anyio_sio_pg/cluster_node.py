@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from .protocol.messages import EMITTER, AdapterClose, Attached, Heartbeat, Messa
 if TYPE_CHECKING:
     from .options import Options
     from .postgres.connection import AnyConnection
-    from .protocol.wire import Outgoing
 
 
 class ClusterNode(Node):
@@ -35,7 +33,6 @@ class ClusterNode(Node):
         self._own = self._reader.own(self.uid)
         self._by_channel: dict[bytes, Namespace] = {}
         self._leaving: dict[str, anyio.Event] = {}
-        self._cleanups_due = 0
 
     async def _prepare(self, connection: AnyConnection) -> None:
         await ensure_tables(self.options, connection)
@@ -61,12 +58,6 @@ class ClusterNode(Node):
         self.start_soon(self._clean_up)
         if self._log is not None:
             self.start_soon(self._clean_log, self._log)
-
-    def _numbered(self, namespace: str, make: Callable[[int], Message]) -> Outgoing:
-        outgoing = super()._numbered(namespace, make)
-        if outgoing.body is not None:
-            self._cleanups_due = 2
-        return outgoing
 
     def _make_log(self) -> MessageLog | None:
         options = self.options

@@ -82,7 +82,8 @@ class AnyIOManager(BaseManager):
         packet_data = event_data(event, data, self._dumps)
         target = make_target(room if to is None else to, skip_sid, except_rooms)
         await self._send_overdue(self._deliver(namespace, target, packet_data, callback)[1])
-        await self._checkpoint()
+        if self._turn_is_over():
+            await self._yield()
 
     async def connect(self, sid: str, namespace: str) -> str | None:
         """Take note that a client has been told that it is connected; now it gets its events."""
@@ -231,9 +232,10 @@ class AnyIOManager(BaseManager):
             return sio_packet.Packet.reconstruct_binary(value, data.attachments)
         return value
 
-    async def _checkpoint(self) -> None:
-        """Let other tasks run, and cancellation in, when that was not done for a while."""
-        now = time.monotonic()
-        if now - self._last_yield >= _YIELD_AFTER:
-            await anyio.lowlevel.checkpoint()
-            self._last_yield = time.monotonic()
+    def _turn_is_over(self) -> bool:
+        return time.monotonic() - self._last_yield >= _YIELD_AFTER
+
+    async def _yield(self) -> None:
+        """Let other tasks run, and cancellation in."""
+        await anyio.lowlevel.checkpoint()
+        self._last_yield = time.monotonic()

@@ -289,7 +289,8 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
 
             if not node.publish_nowait(namespace, make):
                 await node.publish(namespace, make)
-        await self._checkpoint()
+        if self._turn_is_over():
+            await self._yield()
 
     async def emit_with_ack(
         self,

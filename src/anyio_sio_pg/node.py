@@ -180,6 +180,8 @@ class Node(ABC):
         self._isolated = False
         self._unheard = False
         self._deaf = False
+        # how often to look for attachments to delete
+        self._cleanups_due = 0
         self._garbage_kinds: set[str] = set()
         self._now = anyio.current_time()
         self._events: deque[ServerSideEmit] = deque()
@@ -802,6 +804,8 @@ class Node(ABC):
         number = self._numbers.get(namespace, 0) + 1
         outgoing = self._wire.encode(make(number), self._max_inline)
         self._numbers[namespace] = number
+        if outgoing.body is not None:
+            self._cleanups_due = 2
         if self._durable:
             return msgspec.structs.replace(outgoing, seq=number)
         return outgoing
