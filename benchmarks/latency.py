@@ -36,13 +36,13 @@ _SECONDS = {10: 2.0, 1_000: 1.0, 10_000: 1.0}
 _QUICK = {10: 0.3, 1_000: 0.1}
 _LEAD = 50_000_000
 """Nanoseconds until the first event: the commands have to arrive before."""
-_WARM_UP = 200
+_WARM_UP = 400
 _WARM_UP_RATE = 1_000
 _TIMEOUT = 60
 
 
 async def run(options: Options) -> Results:
-    with events.field() as found, tempfile.TemporaryDirectory() as folder:
+    with events.servers() as found, tempfile.TemporaryDirectory() as folder:
         results = Results(NAME, TITLE, machine(found.postgres_uri, found.redis_url), options)
         ticks = Path(folder) / "ticks"
         pooled: dict[tuple[str, int], list[float]] = {}
