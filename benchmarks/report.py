@@ -108,14 +108,14 @@ def at_most(factor: float) -> Callable[[float], bool]:
     return lambda ratio: ratio <= factor
 
 
-SMALL: Case = {"bytes": 100, "kind": "text"}
+SMALL: Case = {"bytes": 100, "binary": False}
 
 
-def size_of(kind: str) -> Callable[[Case], str | None]:
+def size_of(*, binary: bool) -> Callable[[Case], str | None]:
     def column(case: Case) -> str | None:
         size: int = case["bytes"]
         text = f"{size} B" if size < 1_000 else f"{size // 1_000} kB"
-        return text if case["kind"] == kind else None
+        return text if case["binary"] == binary else None
 
     return column
 
@@ -233,9 +233,11 @@ SECTIONS: dict[str, Section] = {
                 {"rate": "events/s", **MICROSECONDS, "lost": "lost"},
                 (REDIS,),
             ),
-            Pivot(f"Events a second, text{BESIDE_HIREDIS}", "rate", size_of("text"), (HIREDIS,)),
             Pivot(
-                f"Events a second, binary{BESIDE_HIREDIS}", "rate", size_of("binary"), (HIREDIS,)
+                f"Events a second, text{BESIDE_HIREDIS}", "rate", size_of(binary=False), (HIREDIS,)
+            ),
+            Pivot(
+                f"Events a second, binary{BESIDE_HIREDIS}", "rate", size_of(binary=True), (HIREDIS,)
             ),
         ),
         {
@@ -658,7 +660,8 @@ def pivot_table(results: Results, spec: Pivot) -> Table | None:
             if base not in (None, name) and cell != "–":
                 cell += f" (× {number(ratio(results, name, base, case, spec.figure))})"
             cells.append(cell)
-        table.add(name, *cells)
+        if set(cells) != {"–"}:
+            table.add(name, *cells)
     return table
 
 
@@ -741,8 +744,8 @@ def about(everything: dict[str, Results]) -> list[str]:
     lines.append(f"Measured with: {facts}.")
     rounds = sorted({results.options.rounds for results in everything.values()})
     lines.append(
-        f"Medians of {' or '.join(map(str, rounds))} rounds;"
-        " ratios are medians of the rounds' own ratios."
+        f"Rounds: {' or '.join(map(str, rounds))}. The figures are medians of the rounds,"
+        " and ratios medians of the rounds' own ratios."
     )
     if len(runs) == 1:
         ((_, date),) = runs
