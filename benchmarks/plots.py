@@ -19,6 +19,7 @@ from report import (
     NODE_REDIS,
     PIPE,
     REDIS,
+    SMALL,
     STOCK,
     TRIO,
     cases,
@@ -293,7 +294,7 @@ def rate_by_size(results: Results) -> Figure | None:
     found = series(
         results,
         "rate",
-        lambda case: case["bytes"] if case.get("kind", "text") == "text" else None,
+        lambda case: None if case["binary"] else case["bytes"],
     )
     # one that has only the smallest size is no curve
     found = {name: points for name, points in found.items() if len(points) > 1} or found
@@ -345,17 +346,16 @@ PARTIES = {
 
 
 def cpu_by_party(results: Results) -> Figure | None:
-    case = {"bytes": 100, "kind": "text"}
     names = [
         name
-        for name in contestants(results, case)
-        if middle(results, name, case, "sender_us") is not None
+        for name in contestants(results, SMALL)
+        if middle(results, name, SMALL, "sender_us") is not None
     ]
     if not names:
         return None
 
     def total(name: str) -> float:
-        return sum(middle(results, name, case, figure) or 0.0 for figure in PARTIES)
+        return sum(middle(results, name, SMALL, figure) or 0.0 for figure in PARTIES)
 
     names.sort(key=total)
     height = 1.0 + 0.36 * len(names)
@@ -363,7 +363,7 @@ def cpu_by_party(results: Results) -> Figure | None:
     axes = figure.add_axes((0.36, 0.15 / height, 0.58, 1 - 1.0 / height))
     starts = [0.0] * len(names)
     for party, (label, colour) in PARTIES.items():
-        widths = [middle(results, name, case, party) or 0.0 for name in names]
+        widths = [middle(results, name, SMALL, party) or 0.0 for name in names]
         axes.barh(names, widths, left=starts, height=0.62, color=colour, label=label)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     for place, name in enumerate(names):

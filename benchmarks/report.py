@@ -672,16 +672,19 @@ def tables_of(results: Results) -> list[Table]:
         if results.measure == (section.measure or name)
         for spec in section.tables
     ]
-    if not specs:
-        specs = [
-            Detail(
-                ", ".join(f"{key} {value}" for key, value in case.items()) or results.title,
-                case,
-                {figure: figure for r in results.records for figure in r.figures},
-            )
-            for case in cases(results)
-        ]
-    return tables_in(results, specs)
+    return tables_in(results, specs) or tables_in(results, every_case(results))
+
+
+def every_case(results: Results) -> list[Detail]:
+    """Return what shows all there is, for what nobody has said how to report."""
+    return [
+        Detail(
+            ", ".join(f"{key} {value}" for key, value in case.items()) or results.title,
+            case,
+            {figure: figure for record in results.records for figure in record.figures},
+        )
+        for case in cases(results)
+    ]
 
 
 def tables_in(results: Results, specs: Iterable[Detail | Pivot]) -> list[Table]:
