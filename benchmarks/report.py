@@ -662,7 +662,7 @@ def pivot_table(results: Results, spec: Pivot) -> Table | None:
             cells.append(cell)
         if set(cells) != {"–"}:
             table.add(name, *cells)
-    return table
+    return table if table.rows else None
 
 
 def tables_of(results: Results) -> list[Table]:
