@@ -41,6 +41,8 @@ ORDER = (
     TRIO,
 )
 
+PROGRAMS = ("cores", "system", "Python", "PostgreSQL", "Redis", "Node")
+
 MISSING = "This has not been measured."
 
 Case = dict[str, Any]
@@ -743,13 +745,6 @@ def about(everything: dict[str, Results]) -> list[str]:
             machines.setdefault(key, [])
             if str(value) not in machines[key]:
                 machines[key].append(str(value))
-    facts = ", ".join(f"{key} {' and '.join(value)}" for key, value in machines.items())
-    lines.append(f"Measured with: {facts}.")
-    rounds = sorted({results.options.rounds for results in everything.values()})
-    lines.append(
-        f"Rounds: {' or '.join(map(str, rounds))}. The figures are medians of the rounds,"
-        " and ratios medians of the rounds' own ratios."
-    )
     if len(runs) == 1:
         ((_, date),) = runs
         lines.append(f"All of it is from one run ({date}).")
@@ -759,7 +754,21 @@ def about(everything: dict[str, Results]) -> list[str]:
             f"These are from {len(runs)} runs, whose figures do not compare with each other: {parts}."
         )
     if any(results.options.quick for results in everything.values()):
-        lines.append("Measured with --quick: the figures mean nothing.")
+        lines.append("Only tried out with the option quick: the figures mean nothing.")
+    rounds = [
+        max(record.round for record in results.records if record.case == case)
+        for results in everything.values()
+        for case in cases(results)
+    ]
+    least, most = min(rounds), max(rounds)
+    lines.append(
+        f"{most if least == most else f'{least} to {most}'} rounds of each. The figures are their"
+        " medians, and a ratio is the median of the rounds' own ratios."
+    )
+    facts = {key: f"{key} {' and '.join(value)}" for key, value in machines.items()}
+    programs = [facts.pop(key) for key in PROGRAMS if key in facts]
+    packages = facts.values()
+    lines.append(f"{', '.join(programs)}; with {', '.join(packages)}.")
     return lines
 
 
@@ -778,7 +787,7 @@ def write(folder: Path, figures: Path) -> None:
     targets = summary(everything)
     told = about(everything)
 
-    text = ["# Results", "", *told, ""]
+    text = ["# Results", "", *(f"- {line}" for line in told), ""]
     if targets.rows:
         text += [targets.markdown()]
     for results in everything.values():
@@ -788,7 +797,7 @@ def write(folder: Path, figures: Path) -> None:
         text += [""] * bool(results.notes)
     (folder / "README.md").write_text("\n".join(text).rstrip() + "\n")
 
-    (figures / "about.inc").write_text("\n".join(map(_rst, told)) + "\n")
+    (figures / "about.inc").write_text("".join(f"- {_rst(line)}\n" for line in told))
     (figures / "summary.inc").write_text(targets.rst() if targets.rows else f"{MISSING}\n")
     for name, section in SECTIONS.items():
         parts: list[str] = []
