@@ -34,10 +34,12 @@ _CONTESTANTS = (
 _SECONDS = {10: 2.0, 1_000: 1.0, 10_000: 1.0}
 """How long events are sent, for each rate, as a share of the options' seconds."""
 _QUICK = {10: 0.3, 1_000: 0.1}
-_LEAD = 50_000_000
-"""Nanoseconds until the first event: the commands have to arrive before."""
+_LEAD = 20_000_000
+"""Nanoseconds until the first event."""
 _WARM_UP = 400
 _WARM_UP_RATE = 1_000
+_QUIET = 10.0
+"""Seconds without an event after which those that are missing are lost."""
 _TIMEOUT = 60
 
 
@@ -53,6 +55,11 @@ async def run(options: Options) -> Results:
                     for rate, share in (_QUICK if options.quick else _SECONDS).items():
                         amount = max(2, round(rate * share * options.seconds))
                         ms, figures = await _send(pair, ticks, amount, rate)
+                        if lost := figures.get("lost"):
+                            text = f"{name} lost {lost:.0f} of {amount} events at {rate:,} a second"
+                            if name in events.LOSSLESS:
+                                raise RuntimeError(text)
+                            results.notes.append(text)
                         all_rounds = pooled.setdefault((name, rate), [])
                         all_rounds += ms
                         if number == options.rounds:
@@ -71,34 +78,36 @@ async def _send(
     with anyio.fail_after(_TIMEOUT), socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(ticks))
         listening.listen()
-        start = time.monotonic_ns() + _LEAD
-        await receiver.tell("latencies", events=amount)
-        await pair.sender.tell(
-            "paced", events=amount, gap=gap, bytes=_BYTES, start=start, ticks=str(ticks)
-        )
-        await anyio.to_thread.run_sync(_tick, listening, start, gap, amount)
+        await receiver.ask("watch")
+        await pair.sender.tell("paced", events=amount, gap=gap, bytes=_BYTES, ticks=str(ticks))
+        await anyio.to_thread.run_sync(_tick, listening, gap, amount)
         sent = await pair.sender.answer()
-        received = await receiver.answer()
+        received = await receiver.ask("latencies", events=amount, quiet=_QUIET)
         ticks.unlink()
     ms: list[float] = received["ms"]
-    seconds = (received["last"] - start) / 1e9
+    if len(ms) < 2:
+        raise RuntimeError(f"{len(ms)} events of {amount} have arrived")
     figures = {
         **_percentiles(ms),
         "max_ms": max(ms),
-        "rate": amount / seconds,
+        "rate": amount / (received["last"] - sent["start"]) * 1e9,
         "events": float(amount),
         "sender_us": sent["cpu"] / amount * 1e6,
         "receiver_us": received["cpu"] / amount * 1e6,
     }
+    if len(ms) < amount:
+        figures["lost"] = float(amount - len(ms))
     return ms, figures
 
 
-def _tick(listening: socket.socket, start: int, gap: int, amount: int) -> None:
-    """Write a byte at each event's time."""
+def _tick(listening: socket.socket, gap: int, amount: int) -> None:
+    """Say when the first event is due, and write a byte at each event's time."""
     listening.settimeout(_TIMEOUT)
     connection, _ = listening.accept()
+    # the sender closes it as soon as it has sent the last, which may be before the last byte
     with connection, suppress(ConnectionError):
-        # the sender closes it as soon as it has sent the last, which may be before the last byte
+        start = time.monotonic_ns() + _LEAD
+        connection.send(f"{start:019}".encode())
         for number in range(amount):
             wait = start + number * gap - time.monotonic_ns()
             if wait > 0:

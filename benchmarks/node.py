@@ -190,19 +190,20 @@ class Node:
             emits -= now
         return {"seconds": seconds}
 
-    async def paced(
-        self, *, events: int, gap: int, bytes: int, start: int, ticks: str
-    ) -> dict[str, Any]:
-        """Send an event every ``gap`` ns from ``start`` on, or as soon after that as possible.
+    async def paced(self, *, events: int, gap: int, bytes: int, ticks: str) -> dict[str, Any]:
+        """Send an event every ``gap`` ns, or as soon after its time as possible.
 
-        Each has the time in it at which it was due. The socket ``ticks`` becomes readable at these
-        times, as it does when a client has sent something: an event loop's own clock is too coarse.
+        Each has the time in it at which it was due. The socket ``ticks`` first says when to start,
+        and then becomes readable at these times, as it does when a client has sent something: an
+        event loop's own clock is too coarse.
         """
         emit = self.server.emit
         cpu = time.process_time()
         with network.socket(network.AF_UNIX) as ticker:
             ticker.connect(ticks)
             ticker.setblocking(False)
+            await anyio.wait_readable(ticker)
+            start = int(ticker.recv(STAMP))
             sent = 0
             while True:
                 due = min(events, max(0, (time.monotonic_ns() - start) // gap + 1))
@@ -213,33 +214,38 @@ class Node:
                     break
                 await anyio.wait_readable(ticker)
                 ticker.recv(4096)
-        return {"cpu": time.process_time() - cpu}
+        return {"cpu": time.process_time() - cpu, "start": start}
 
-    async def latencies(self, *, events: int) -> dict[str, Any]:
-        """Return how late each event of ``paced`` is put into the only client's queue."""
-        late: list[int] = []
-        done = anyio.Event()
-        cpu = time.process_time()
-        last = 0
+    async def watch(self) -> dict[str, Any]:
+        """Take the time of each event of ``paced`` that is put into the first client's queue."""
+        self.late: list[int] = []
+        self.last = 0
 
         def put_nowait(packet: Any) -> None:
-            nonlocal last
-            last = time.monotonic_ns()
+            self.last = time.monotonic_ns()
             if packet.data.startswith(EVENT):
-                late.append(last - int(packet.data[len(EVENT) : len(EVENT) + STAMP]))
-                if len(late) == events:
-                    done.set()
+                due = int(packet.data[len(EVENT) : len(EVENT) + STAMP])
+                self.late.append(self.last - due)
 
         # the queue's put calls it as well
-        queue = self.sockets[0].queue
+        queue: Any = self.sockets[0].queue
         queue.put_nowait = put_nowait
-        await done.wait()
+        self.cpu_before = time.process_time()
+        return {}
+
+    async def latencies(self, *, events: int, quiet: float) -> dict[str, Any]:
+        """Return how late the events came, once all are there or none have come for a while."""
+        seen = -1
+        until = anyio.current_time() + quiet
+        while len(self.late) < events and anyio.current_time() <= until:
+            if len(self.late) > seen:
+                seen = len(self.late)
+                until = anyio.current_time() + quiet
+            await anyio.sleep(POLL)
+        cpu = time.process_time() - self.cpu_before
+        queue: Any = self.sockets[0].queue
         del queue.put_nowait
-        return {
-            "ms": [round(nanoseconds / 1e6, 4) for nanoseconds in late],
-            "last": last,
-            "cpu": time.process_time() - cpu,
-        }
+        return {"ms": [round(late / 1e6, 4) for late in self.late], "last": self.last, "cpu": cpu}
 
     async def request(
         self, *, call: str, times: int, pause: float, argument: str | None = None
@@ -352,6 +358,7 @@ async def serve(spec: dict[str, Any]) -> None:
             "join": node.join,
             "deliver": node.deliver,
             "paced": node.paced,
+            "watch": node.watch,
             "latencies": node.latencies,
             "request": node.request,
             "own_rooms": node.own_rooms,

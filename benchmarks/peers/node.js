@@ -23,6 +23,9 @@ const MICROSECONDS = 1e6;
 
 const EVENT = '2["event","';
 
+// Milliseconds between two looks at what has come.
+const POLL = 5;
+
 // Digits of a time in nanoseconds.
 const STAMP = 19;
 
@@ -171,41 +174,55 @@ class Peer {
     });
   }
 
-  // Sends an event every `gap` ns from `start` on, each with the time in it at which it was due. The
-  // socket `ticks` becomes readable at these times.
-  async paced({ events, gap, bytes, start, ticks }) {
-    const { io, atOnce } = this;
+  // Sends an event every `gap` ns, each with the time in it at which it was due. The socket `ticks`
+  // first says when to start, and then becomes readable at these times.
+  async paced({ events, gap, bytes, ticks }) {
+    const { io } = this;
     const { cpu } = await this.cpu();
     const ticker = net.connect(ticks);
+    let start;
     let sent = 0;
-    const send = () => {
+    ticker.on("data", (data) => {
+      start ??= Number(data.subarray(0, STAMP));
       const due = Math.min(events, Math.max(0, Math.floor((now() - start) / gap) + 1));
       for (; sent < due; sent++) {
         io.emit("event", `${start + sent * gap}`.padStart(STAMP, "0").padEnd(bytes, "x"));
       }
       if (sent === events) ticker.destroy();
-    };
-    ticker.on("data", send);
+    });
     ticker.on("error", fail);
     await once(ticker, "close");
-    return { cpu: (await this.cpu()).cpu - cpu };
+    return { cpu: (await this.cpu()).cpu - cpu, start };
   }
 
-  // How late each event of `paced` is written to the first client.
-  async latencies({ events }) {
+  // Takes the time of each event of `paced` that is written to the first client.
+  async watch() {
     const [connection] = this.connections;
-    const { cpu } = await this.cpu();
-    const ms = [];
-    const last = await new Promise((resolve) => {
-      connection.write = (packet) => {
-        const at = now();
-        if (!packet.startsWith(EVENT)) return;
-        ms.push((at - Number(packet.slice(EVENT.length, EVENT.length + STAMP))) / 1e6);
-        if (ms.length === events) resolve(at);
-      };
-    });
-    connection.write = ignore;
-    return { ms, last, cpu: (await this.cpu()).cpu - cpu };
+    const watched = { ms: [], last: 0, cpu: (await this.cpu()).cpu };
+    connection.write = (packet) => {
+      const at = now();
+      if (!packet.startsWith(EVENT)) return;
+      watched.last = at;
+      watched.ms.push((at - Number(packet.slice(EVENT.length, EVENT.length + STAMP))) / 1e6);
+    };
+    this.watched = watched;
+    return {};
+  }
+
+  // How late the events came, once all are there or none have come for a while.
+  async latencies({ events, quiet }) {
+    const { watched } = this;
+    let seen = -1;
+    let until = now() + quiet * 1e9;
+    while (watched.ms.length < events && now() <= until) {
+      if (watched.ms.length > seen) {
+        seen = watched.ms.length;
+        until = now() + quiet * 1e9;
+      }
+      await sleep(POLL);
+    }
+    this.connections[0].write = ignore;
+    return { ...watched, cpu: (await this.cpu()).cpu - watched.cpu };
   }
 
   // Lets the first clients enter a room.
