@@ -247,6 +247,15 @@ SECTIONS: dict[str, Section] = {
             "cpu_by_party": "CPU time for an event of 100 bytes",
         },
     ),
+    "layers": Section(
+        (
+            Pivot(
+                "CPU time of an event of 100 bytes by what it goes into, µs",
+                "us",
+                lambda case: f"{case['process']}, {case['manager'].rpartition(' ')[2]}",
+            ),
+        ),
+    ),
     "latency": Section(
         (
             Pivot(

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -100,18 +101,29 @@ def main() -> None:
     rounds = chosen.rounds or (1 if chosen.quick else 5)
     options = Options(rounds=rounds, seconds=chosen.seconds, quick=chosen.quick)
     run = uuid.uuid4().hex[:8]
+    failed: list[str] = []
     for name in [] if chosen.report else chosen.only:
         measure = load(name)
         print(f"{name}: {measure.title}", file=sys.stderr, flush=True)
         started = time.monotonic()
-        results = anyio.run(measure.run, options)
+        try:
+            results = anyio.run(measure.run, options)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - told, and the run fails
+            # a run takes long: the others are measured all the same
+            if isinstance(exc, SystemExit):
+                print(f"{name}: {exc}", file=sys.stderr, flush=True)
+            else:
+                traceback.print_exc()
+            failed.append(name)
+            continue
         results.run = run
         results.date = datetime.now(UTC).date().isoformat()
         results.seconds = round(time.monotonic() - started, 1)
-        # at once: what is measured is not lost with a later measure that fails
         results.save(chosen.results)
         print(f"{name}: {results.seconds:.0f} s", file=sys.stderr, flush=True)
     report.write(chosen.results, chosen.figures)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
