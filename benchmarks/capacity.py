@@ -29,8 +29,8 @@ OTHER = "another"
 BY_ONE = "one by one"
 BATCHES = "in batches"
 PACKED = "in batches, packed"
-OTHER_CHANNEL = "one by one, listeners of another channel"
-OTHER_DATABASE = "one by one, listeners of another database"
+OTHER_CHANNEL = "one by one, another channel"
+OTHER_DATABASE = "one by one, another database"
 
 ALONE = "the application alone"
 LOADS = {f"beside {rate:,} events/s": rate for rate in (100, 1_000, 10_000)}

@@ -436,8 +436,8 @@ SECTIONS: dict[str, Section] = {
                     "rate": "commits/s",
                     "p50_ms": "median, ms",
                     "p99_ms": "99th, ms",
-                    "cluster_batch": "events a statement",
-                    "cluster_cores": "cores for the cluster",
+                    "cluster_batch": "batch",
+                    "cluster_cores": "cores",
                 },
                 ("the application alone",),
             ),
@@ -470,9 +470,9 @@ SECTIONS: dict[str, Section] = {
                 {
                     "rate": "messages/s",
                     "sender_cpu_us": "CPU, µs",
-                    "wal_bytes": "write-ahead log, bytes",
-                    "deleted_wal_bytes": "and when deleted, bytes",
-                    "table_bytes": "table, bytes",
+                    "wal_bytes": "log, B",
+                    "deleted_wal_bytes": "deleting, B",
+                    "table_bytes": "table, B",
                 },
                 ("notifications only",),
             )
