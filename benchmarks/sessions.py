@@ -373,7 +373,7 @@ class Sessions:
                 if pack:
                     some = parts(found.extra)
                     for part in some:
-                        decode("/", part)  # type: ignore[arg-type]
+                        decode("/", part)
                     count += len(some)
                 else:
                     decode("/", found.extra)
@@ -416,7 +416,7 @@ def _size(cursor: psycopg.Cursor[Any], table: str | None) -> int:
 
 def read_line() -> bytes:
     """Read no more than a line, so that a poll sees what comes after it."""
-    line: bytes = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]
+    line: bytes = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
     return line
 
 
