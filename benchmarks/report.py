@@ -319,10 +319,10 @@ SECTIONS: dict[str, Section] = {
     ),
     "rooms": Section(
         (
-            Pivot(
-                f"Joins and leaves of own clients a second; in brackets beside {STOCK}",
-                "rate",
-                count("sockets", "at a time", {"change": "own client"}),
+            Detail(
+                "Joins and leaves of own clients",
+                {"change": "own client", "sockets": 1},
+                {"rate": "a second", "cpu_us": "CPU, µs"},
                 (STOCK,),
             ),
             Pivot(
