@@ -75,12 +75,13 @@ NODE_POSTGRES = "@socket.io/postgres-adapter"
 NODE_REDIS = "@socket.io/redis-adapter"
 PG_MANAGER = "socketio-pg-manager"
 PIPE = "bare libpq pipe"
+LOOP_PIPE = "bare pipe, asyncio"
 ASYNCIO = "PostgresManager, asyncio"
 TRIO = "PostgresManager, Trio"
 DURABLE = "PostgresManager, durable=True"
 UNLOGGED = 'PostgresManager, durable="unlogged"'
 
-LOSSLESS = (PIPE, ASYNCIO, TRIO, DURABLE, UNLOGGED)
+LOSSLESS = (PIPE, LOOP_PIPE, ASYNCIO, TRIO, DURABLE, UNLOGGED)
 """Of whom a lost event is a failure of the measure."""
 
 
@@ -98,6 +99,7 @@ def servers() -> Iterator[Field]:
             Contestant(NODE_REDIS, "node-redis", address=redis_url, program=peer),
             Contestant(PG_MANAGER, "pg-manager", address=uri),
             Contestant(PIPE, "pipe", address=uri, program="pipe.py"),
+            Contestant(LOOP_PIPE, "loop-pipe", address=uri, program="pipe.py"),
             Contestant(ASYNCIO, "postgres", address=uri),
             Contestant(TRIO, "postgres", "trio", address=uri),
             Contestant(DURABLE, "logged", address=uri),
@@ -285,7 +287,7 @@ async def compare(
 
 
 def can(name: str, case: Case) -> bool:
-    if name == PIPE:
+    if name in (PIPE, LOOP_PIPE):
         return case.bytes <= _NOTIFICATION and not case.binary
     if name == PG_MANAGER:
         return case.bytes <= _NOTIFICATION
@@ -298,11 +300,11 @@ async def run(options: Options) -> Results:
     with servers() as found:
         results = Results(NAME, TITLE, machine(found.postgres_uri, found.redis_url), options)
         results.notes.append(
-            f"{PG_MANAGER} is measured up to 1 kB, {PIPE} with text up to 1 kB: they put an event"
+            f"{PG_MANAGER} is measured up to 1 kB, the pipes with text up to 1 kB: they put an event"
             " into one notification, and PostgreSQL refuses those of 8,000 bytes and more"
         )
         if options.quick:
-            names = (HIREDIS, NODE_POSTGRES, NODE_REDIS, PIPE, ASYNCIO, TRIO)
+            names = (HIREDIS, NODE_POSTGRES, NODE_REDIS, PIPE, LOOP_PIPE, ASYNCIO, TRIO)
             cases = [(Case(100, False), _QUICK), (Case(100, True), _QUICK)]
             await compare(found, results, names, cases, rounds=options.rounds)
             return results
@@ -316,7 +318,7 @@ async def run(options: Options) -> Results:
         await compare(
             found,
             results,
-            (HIREDIS, NODE_POSTGRES, NODE_REDIS, PG_MANAGER, PIPE, ASYNCIO, TRIO),
+            (HIREDIS, NODE_POSTGRES, NODE_REDIS, PG_MANAGER, PIPE, LOOP_PIPE, ASYNCIO, TRIO),
             [(Case(bytes, binary), 0.4) for bytes in LARGER for binary in (False, True)],
             rounds=max(1, round(options.rounds * 0.6)),
         )

@@ -21,6 +21,9 @@ const AT_ONCE = { "node-postgres": 10, "node-redis": 50, "node-memory": 50 };
 
 const MICROSECONDS = 1e6;
 
+// Milliseconds between two looks whether something still comes.
+const LOOK = 100;
+
 const EVENT = '2["event","';
 
 // Milliseconds between two looks at what has come.
@@ -144,7 +147,7 @@ class Peer {
     return new Promise((resolve) => {
       let count = 0;
       let seen = 0;
-      let last = 0;
+      let last = now();
       let attached = false;
       const done = () => {
         clearInterval(timer);
@@ -167,10 +170,13 @@ class Peer {
         }
       };
       const timer = setInterval(() => {
-        if (count === seen) return done();
-        seen = count;
-        last = now();
-      }, quiet * 1000);
+        if (count > seen) {
+          seen = count;
+          last = now();
+        } else if (now() - last > quiet * 1e9) {
+          done();
+        }
+      }, LOOK);
     });
   }
 
