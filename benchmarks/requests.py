@@ -26,8 +26,13 @@ from support import (
 NAME = "requests"
 TITLE = "Questions to a cluster of 4 nodes"
 
-_BARE = {"blocking": "bare round trip", "asyncio": "bare round trip, asyncio"}
-"""What waits: the process itself, or psycopg on an event loop."""
+_BARE = {
+    "bare round trip": ("blocking", 1),
+    "bare round trip, 3 answers": ("blocking", 3),
+    "bare round trip, asyncio": ("asyncio", 1),
+}
+"""What waits for notifications (the process itself, or psycopg on an event loop), and how many
+processes answer."""
 _ROUND_TRIP = Path(__file__).with_name("round_trip.py")
 _NODES = 4
 _SOCKETS = (40, 10_000)
@@ -89,10 +94,7 @@ async def run(options: Options) -> Results:
             for sockets in _SOCKETS[:1] if options.quick else _SOCKETS:
                 figures: dict[str, dict[Key, dict[str, float]]] = {}
                 with anyio.fail_after(_ROUND_TIMEOUT):
-                    bare = {
-                        name: await _bare(address, kind, name, options)
-                        for kind, name in _BARE.items()
-                    }
+                    bare = {name: await _bare(address, name, options) for name in _BARE}
                     for contestant in contestants:
                         async with _cluster(contestant, sockets) as (asker, calls):
                             figures[contestant.name] = {
@@ -109,18 +111,23 @@ async def run(options: Options) -> Results:
     return results
 
 
-async def _bare(address: str, kind: str, name: str, options: Options) -> dict[str, float]:
+async def _bare(address: str, name: str, options: Options) -> dict[str, float]:
+    kind, answers = _BARE[name]
     async with AsyncExitStack() as stack:
         processes: list[Child] = []
-        for role in ("answer", "ask"):
+        for role in [*["answer"] * answers, "ask"]:
             spec = json.dumps({"role": role, "kind": kind, "address": address})
             process = await stack.enter_async_context(process_of(_ROUND_TRIP, spec, name))
             await process.answer()
             processes.append(process)
-        asker = processes[1]
-        await asker.ask("ask", times=_WARM_UP, pause=_PAUSE)
-        times = _WARM_UP if options.quick else _MOST
-        return _figures((await asker.ask("ask", times=times, pause=_PAUSE))["ms"])
+
+        async def ask(times: int) -> list[float]:
+            answer = await processes[-1].ask("ask", times=times, pause=_PAUSE, answers=answers)
+            ms: list[float] = answer["ms"]
+            return ms
+
+        await ask(_WARM_UP)
+        return _figures(await ask(_WARM_UP if options.quick else _MOST))
 
 
 @asynccontextmanager

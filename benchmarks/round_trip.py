@@ -1,7 +1,7 @@
 """One process of the bare round trip: a question and its answer through PostgreSQL, nothing else.
 
-Two of them, with a session for sending and one for listening each, as a node has. The one with the
-role "ask" takes commands as node.py does; the other answers, and both end with their input.
+Two of them or more, with a session for sending and one for listening each, as a node has. The one with the
+role "ask" takes commands as node.py does; the others answer, and all end with their input.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def blocking(role: str, address: str) -> None:
         for number in range(command["times"]):
             started = time.monotonic_ns()
             sessions.send(str(number))
-            if sessions.receive() != [str(number)]:
+            answers: list[str] = []
+            while len(answers) < command["answers"]:
+                answers += sessions.receive()
+            if set(answers) != {str(number)}:
                 raise RuntimeError("another answer than expected")
             ms.append((time.monotonic_ns() - started) / 1e6)
             time.sleep(command["pause"])
