@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from events import ASYNCIO, TRIO, Case, Field, cluster, field, measure
+from events import ASYNCIO, TRIO, Case, Field, cluster, measure, servers
 from support import Options, Results, machine
 
 NAME = "layers"
@@ -79,7 +79,7 @@ async def profile(found: Field, name: str, options: Options) -> dict[str, dict[s
     server_cpu = partial(found.server_cpu, contestant)
     async with cluster(contestant, 1) as pair:
         run = partial(measure, pair, _EVENTS, server_cpu=server_cpu)
-        rate = (await run(seconds=0.2))["rate"]
+        rate = (await run(seconds=0.2, patience=1))["rate"]
         shares: dict[str, dict[str, float]] = {"sender": {}, "receiver": {}}
         figures: dict[str, float] = {}
         async with anyio.create_task_group() as tg:
@@ -87,7 +87,7 @@ async def profile(found: Field, name: str, options: Options) -> dict[str, dict[s
                 tg.start_soon(sample, node.pid, options.seconds, shares[party])
             # as long as the samples are taken, and for a while before and after
             events = round(rate * (options.seconds * 1.5 + 1))
-            figures = await pair.send(events, bytes=100, binary=False, server_cpu=server_cpu)
+            figures = await pair.send(events, _EVENTS, server_cpu=server_cpu)
     return {
         party: {layer: share * figures[f"{party}_us"] for layer, share in found_shares.items()}
         for party, found_shares in shares.items()
@@ -97,7 +97,7 @@ async def profile(found: Field, name: str, options: Options) -> dict[str, dict[s
 async def run(options: Options) -> Results:
     if shutil.which("py-spy") is None:
         raise SystemExit("py-spy is not installed (PyPI: py-spy)")
-    with field() as found:
+    with servers() as found:
         results = Results(NAME, TITLE, machine(found.postgres_uri, found.redis_url), options)
         for number in range(1, options.rounds + 1):
             for name in (ASYNCIO, TRIO):
