@@ -153,7 +153,9 @@ class Cluster:
         before = [(await node.ask("cpu"))["cpu"] for node in everyone]
         server = server_cpu()
         for node in self.receivers:
-            await node.tell("receive", name=name, events=events, quiet=QUIET)
+            await node.ask("expect", name=name, events=events)
+        for node in self.receivers:
+            await node.tell("receive", quiet=QUIET)
         sent = await self.sender.ask(
             "emit", name=name, events=events, bytes=case.bytes, binary=case.binary
         )
@@ -184,12 +186,11 @@ class Cluster:
             waiting = set(range(len(self.receivers)))
 
             async def wait(number: int) -> None:
-                while True:
-                    answer = await self.receivers[number].ask(
-                        "receive", name="hello", events=1, quiet=1
-                    )
-                    if answer["events"]:
-                        break
+                node = self.receivers[number]
+                arrived = False
+                while not arrived:
+                    await node.ask("expect", name="hello", events=1)
+                    arrived = (await node.ask("receive", quiet=1))["events"] > 0
                 waiting.discard(number)
 
             async with anyio.create_task_group() as tg:

@@ -123,21 +123,17 @@ class Node:
             await self.manager.flush()
         return {"first": first, "accepted": accepted}
 
-    async def receive(self, *, name: str, events: int, quiet: float) -> dict[str, Any]:
-        """Count the events of a name that come to the first client.
-
-        It ends when there are as many as expected, or none have come for ``quiet`` seconds.
-        """
-        queue = self.sockets[0].queue
+    async def expect(self, *, name: str, events: int) -> dict[str, Any]:
+        """Count from here on the events of a name that come to the first client."""
         text = f'2["{name}",'
         binary = f'51-["{name}",'
         attached = False
-        count = 0
-        last = time.monotonic_ns()
-        done = anyio.Event()
+        self.count = 0
+        self.last = time.monotonic_ns()
+        self.all = anyio.Event()
 
         def put_nowait(packet: Any) -> None:
-            nonlocal attached, count, last
+            nonlocal attached
             data = packet.data
             if isinstance(data, str):
                 attached = data.startswith(binary)
@@ -147,21 +143,25 @@ class Node:
                 return
             else:
                 attached = False
-            count += 1
-            last = time.monotonic_ns()
-            if count == events:
-                done.set()
+            self.count += 1
+            self.last = time.monotonic_ns()
+            if self.count == events:
+                self.all.set()
 
         # The queue's put calls it as well. To look into the queue from time to time instead would
         # take more CPU time than the events do where many nodes share few cores.
-        queue.put_nowait = put_nowait  # type: ignore[method-assign]
+        self.sockets[0].queue.put_nowait = put_nowait  # type: ignore[method-assign]
+        return {}
+
+    async def receive(self, *, quiet: float) -> dict[str, Any]:
+        """Return when as many have come as expected, or none any more for ``quiet`` seconds."""
         seen = -1
-        while count > seen and not done.is_set():
-            seen = count
+        while self.count > seen and not self.all.is_set():
+            seen = self.count
             with anyio.move_on_after(quiet):
-                await done.wait()
-        del queue.put_nowait
-        return {"events": count, "last": last}
+                await self.all.wait()
+        del self.sockets[0].queue.put_nowait
+        return {"events": self.count, "last": self.last}
 
     async def cpu(self) -> dict[str, Any]:
         """Return the CPU time of this process so far, in seconds."""
@@ -372,6 +372,7 @@ async def serve(spec: dict[str, Any]) -> None:
         await node.connect(spec["clients"])
         commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "emit": node.emit,
+            "expect": node.expect,
             "receive": node.receive,
             "cpu": node.cpu,
             "more": node.more,

@@ -39,7 +39,7 @@ _ROUNDS = 0.6
 
 _SECONDS = 0.6
 
-_PATIENCE = 4
+_PATIENCE = 12
 """The most that the warm-up of a contestant takes, in the seconds of the options."""
 
 _QUICK = 0.05

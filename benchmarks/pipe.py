@@ -14,6 +14,7 @@ import select
 import sys
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -76,7 +77,13 @@ class Pipe:
             if result is not None and result.status != ExecStatus.TUPLES_OK:
                 raise RuntimeError(result.error_message.decode())
 
-    def receive(self, *, name: str, events: int, quiet: float) -> dict[str, Any]:
+    def expect(self, *, name: str, events: int) -> dict[str, Any]:
+        # nothing is read before
+        self.expected = name, events
+        return {}
+
+    def receive(self, *, quiet: float) -> dict[str, Any]:
+        name, events = self.expected
         pgconn = self.connection.pgconn
         decode = msgspec.json.Decoder(tuple[str, int, str]).decode
         poll = select.poll()
@@ -145,7 +152,13 @@ class LoopPipe:
             await self._emptied.wait()
         return {"first": first, "accepted": time.monotonic_ns()}
 
-    async def receive(self, *, name: str, events: int, quiet: float) -> dict[str, Any]:
+    async def expect(self, *, name: str, events: int) -> dict[str, Any]:
+        # nothing is read before
+        self.expected = name, events
+        return {}
+
+    async def receive(self, *, quiet: float) -> dict[str, Any]:
+        name, events = self.expected
         pgconn = self.connection.pgconn
         decode = msgspec.json.Decoder(tuple[str, int, str]).decode
         count = 0
@@ -182,7 +195,12 @@ async def serve(spec: dict[str, Any]) -> None:
             await own.execute(f"LISTEN {CHANNEL}")
         pipe = LoopPipe(own)
         publisher = asyncio.create_task(pipe.publish())
-        commands = {"emit": pipe.emit, "receive": pipe.receive, "cpu": pipe.cpu}
+        commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "emit": pipe.emit,
+            "expect": pipe.expect,
+            "receive": pipe.receive,
+            "cpu": pipe.cpu,
+        }
         print("{}", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             command = json.loads(line)
@@ -196,7 +214,12 @@ def main() -> None:
         asyncio.run(serve(spec))
         return
     pipe = Pipe(spec["address"], listen=spec["clients"] > 0)
-    commands = {"emit": pipe.emit, "receive": pipe.receive, "cpu": pipe.cpu}
+    commands: dict[str, Callable[..., dict[str, Any]]] = {
+        "emit": pipe.emit,
+        "expect": pipe.expect,
+        "receive": pipe.receive,
+        "cpu": pipe.cpu,
+    }
     print("{}", flush=True)
     for line in sys.stdin:
         command = json.loads(line)

@@ -138,46 +138,57 @@ class Peer {
     return { first, accepted: now() };
   }
 
-  // Counts the events of a name that come to the first client, until there are as many as expected
-  // or no more come.
-  receive({ name, events, quiet }) {
+  // Counts from here on the events of a name that come to the first client.
+  async expect({ name, events }) {
     const [connection] = this.connections;
     const text = `2["${name}",`;
     const binary = `51-["${name}",`;
-    return new Promise((resolve) => {
-      let count = 0;
-      let seen = 0;
-      let last = now();
-      let attached = false;
-      const done = () => {
-        clearInterval(timer);
-        connection.write = ignore;
-        resolve({ events: count, last });
-      };
-      connection.write = (packet) => {
-        if (typeof packet !== "string") {
-          if (!attached) return;
-          attached = false;
-        } else if (packet.startsWith(binary)) {
-          attached = true;
-          return;
-        } else if (!packet.startsWith(text)) {
-          return;
-        }
-        if (++count === events) {
-          last = now();
-          done();
-        }
-      };
-      const timer = setInterval(() => {
-        if (count > seen) {
-          seen = count;
-          last = now();
-        } else if (now() - last > quiet * 1e9) {
-          done();
-        }
-      }, LOOK);
-    });
+    const expected = { count: 0, last: now(), all: false, done: ignore };
+    let attached = false;
+    connection.write = (packet) => {
+      if (typeof packet !== "string") {
+        if (!attached) return;
+        attached = false;
+      } else if (packet.startsWith(binary)) {
+        attached = true;
+        return;
+      } else if (!packet.startsWith(text)) {
+        return;
+      }
+      if (++expected.count === events) {
+        expected.last = now();
+        expected.all = true;
+        expected.done();
+      }
+    };
+    this.expected = expected;
+    return {};
+  }
+
+  // Returns when as many have come as expected, or none any more for some seconds.
+  async receive({ quiet }) {
+    const { expected } = this;
+    if (!expected.all) {
+      await new Promise((resolve) => {
+        let seen = expected.count;
+        expected.last = now();
+        const timer = setInterval(() => {
+          if (expected.all) return;
+          if (expected.count > seen) {
+            seen = expected.count;
+            expected.last = now();
+          } else if (now() - expected.last > quiet * 1e9) {
+            expected.done();
+          }
+        }, LOOK);
+        expected.done = () => {
+          clearInterval(timer);
+          resolve();
+        };
+      });
+    }
+    this.connections[0].write = ignore;
+    return { events: expected.count, last: expected.last };
   }
 
   // Sends an event every `gap` ns, each with the time in it at which it was due. The socket `ticks`
