@@ -17,7 +17,9 @@ RUN = Path(__file__).parents[2] / "benchmarks" / "run.py"
 LONG = 300
 """Seconds, on a machine that has more to do."""
 
-BESIDE_REDIS = ("events", "latency", "nodes", "rooms", "idle")
+# "nodes" is not here: it is "events" with more processes, which take long to start; and "layers"
+# needs a profiler
+BESIDE_REDIS = ("events", "latency", "rooms", "idle")
 BY_ITSELF = ("deliveries", "requests", "websockets", "capacity")
 ASYNCIO, TRIO, REDIS = "PostgresManager, asyncio", "PostgresManager, Trio", "AsyncRedisManager"
 
@@ -60,11 +62,8 @@ def test_every_measure_runs_and_is_reported(names: tuple[str, ...], tmp_path: Pa
     for name in names:
         results = json.loads((tmp_path / f"{name}.json").read_text())
         assert results["measure"] == name
-        assert {ASYNCIO, TRIO} <= {r["contestant"] for r in results["records"]} or name in (
-            "nodes",
-            "websockets",
-            "capacity",
-        )
+        if name not in ("websockets", "capacity"):
+            assert {ASYNCIO, TRIO} <= {r["contestant"] for r in results["records"]}
         assert f"\n## {results['title']}\n\n**" in text
         runs.add(results["run"])
     assert len(runs) == 1
