@@ -47,6 +47,7 @@ COLOURS = {
     NODE_REDIS: "#9b59b6",
     "socketio-pg-manager": "#8c6d46",
     PIPE: "#22262e",
+    "bare pipe, asyncio": "#7a828e",
     STOCK: "#c0392b",
 }
 OTHER_COLOURS = ("#1457c8", "#d98a00", "#9b59b6", "#008573", "#c0392b", "#5b6370")

@@ -28,12 +28,15 @@ STOCK = "AsyncManager"
 
 ORDER = (
     ROUND_TRIP,
+    f"{ROUND_TRIP}, asyncio",
+    f"{ROUND_TRIP}, 3 answers",
     REDIS,
     HIREDIS,
     NODE_REDIS,
     NODE_POSTGRES,
     "socketio-pg-manager",
     PIPE,
+    "bare pipe, asyncio",
     STOCK,
     "AnyIOManager, asyncio",
     "AnyIOManager, Trio",
@@ -51,7 +54,7 @@ Value = float | None
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 6 asks for: a figure of ours over that of another contestant, or by itself."""
+    """What is aimed at: a figure of ours over that of another contestant, or by itself."""
 
     what: str
     words: str
