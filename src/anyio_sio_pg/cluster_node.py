@@ -123,6 +123,8 @@ class ClusterNode(Node):
         """Tell whether an attachment concerns anybody here."""
         # also what nobody here reads has to be deleted
         self._cleanups_due = 2
+        if message.answer and not self.requests.wait_in(message.namespace):
+            return False
         return super().wants(message)
 
     def deliver(self, message: Message, body: bytes | None) -> None:

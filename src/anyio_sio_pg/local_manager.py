@@ -54,6 +54,8 @@ class AnyIOManager(BaseManager):
     def __init__(self) -> None:
         super().__init__()
         self._last_yield = 0.0
+        # python-socketio looks for a client in all rooms, one after the other
+        self._rooms_by_sid: dict[str, dict[str, dict[Room | None, None]]] = {}
         self._held: dict[str, list[SharedPacket]] = {}
 
     async def emit(
@@ -94,9 +96,44 @@ class AnyIOManager(BaseManager):
             await self._send_overdue(self._enqueue((eio_sid,), held))
         return connected
 
+    def basic_enter_room(
+        self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None
+    ) -> None:
+        """Add a client of this process to a room.
+
+        :raises ValueError: it is not in the namespace, or the room is another client's own.
+        """
+        super().basic_enter_room(sid, namespace, room, eio_sid=eio_sid)
+        self._rooms_by_sid.setdefault(namespace, {}).setdefault(sid, {})[room] = None
+
+    def basic_leave_room(self, sid: str, namespace: str, room: Room | None) -> None:
+        """Remove a client of this process from a room."""
+        super().basic_leave_room(sid, namespace, room)
+        clients = self._rooms_by_sid.get(namespace, {})
+        rooms = clients.get(sid)
+        if rooms is not None:
+            rooms.pop(room, None)
+            if not rooms:
+                del clients[sid]
+                if not clients:
+                    del self._rooms_by_sid[namespace]
+
+    def get_rooms(self, sid: str, namespace: str) -> list[Room]:
+        """Return the rooms that a client of this process is in, its own included."""
+        rooms = self._rooms_by_sid.get(namespace, {}).get(sid, ())
+        return [room for room in rooms if room is not None]
+
     def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
-        """Forget a client."""
-        super().basic_disconnect(sid, namespace, **kwargs)
+        """Forget a client of this process."""
+        for room in list(self._rooms_by_sid.get(namespace, {}).get(sid, ())):
+            self.basic_leave_room(sid, namespace, room)
+        self.callbacks.pop(sid, None)
+        for pending in (self.pending_connect, self.pending_disconnect):
+            waiting = pending.get(namespace, [])
+            if sid in waiting:
+                waiting.remove(sid)
+                if not waiting:
+                    del pending[namespace]
         self._held.pop(sid, None)
 
     async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:

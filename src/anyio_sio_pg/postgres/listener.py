@@ -384,6 +384,7 @@ class Listener:
 
     async def _read(self, connection: AnyConnection) -> None:
         pgconn = connection.pgconn
+        decoded = 0
         while True:
             if self._broken is not None:
                 raise _LostError(self._broken)
@@ -401,13 +402,17 @@ class Listener:
                 done.set()
             self._collect(connection)
             if self._inbox or self._pending:
+                decoded += len(self._inbox)
                 self._decode()
                 await self._deliver(connection)
                 if self._held:
                     await self._fill_gaps(connection)
-                await anyio.lowlevel.checkpoint()
+                if decoded >= _DELIVER_AT_ONCE:
+                    await anyio.lowlevel.checkpoint()
+                    decoded = 0
             else:
                 await self._wait(pgconn.socket)
+                decoded = 0
             try:
                 pgconn.consume_input()
             except psycopg.Error:

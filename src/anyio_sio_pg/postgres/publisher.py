@@ -14,10 +14,11 @@ import anyio
 import anyio.lowlevel
 import psycopg
 from anyio.abc import TaskGroup, TaskStatus
+from psycopg import generators, pq
 from psycopg.errors import Diagnostic
 
 from ..errors import AdapterClosedError, AdapterError, ConnectionLostError, PublishError
-from ..protocol.batch import Log, statement, take
+from ..protocol.batch import ONE, Log, statement, take
 from ..protocol.wire import Outgoing
 from .connection import AnyConnection, AnyIOConnection, backoff, close_session
 
@@ -27,6 +28,8 @@ Open = Callable[[], Awaitable[AnyConnection]]
 Prepare = Callable[[AnyConnection], Awaitable[None]]
 Report = Callable[[Exception], None]
 
+_TEXTS = (psycopg.adapters.types["text"].oid,) * 2
+_BINARY = (pq.Format.BINARY,) * 2
 _QUEUE_FULL = "54000"
 _UNDEFINED_TABLE = "42P01"
 _RECONNECT = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
@@ -75,7 +78,8 @@ class Publisher:
     """Commits messages in the order in which they were put in, a batch in one statement.
 
     While a batch is being committed the next one fills. A batch whose fate is unknown, because the
-    connection broke before the answer, is sent again on the next connection.
+    connection broke before the answer, is sent again on the next connection. A message that comes
+    while there is nothing else to do is on its way before :meth:`put` returns.
 
     ``open`` makes a connection; ``prepare`` makes the attachments table usable on it;
     ``log`` is where messages are kept for nodes that are away; with it nothing is given up for want
@@ -117,6 +121,7 @@ class Publisher:
         self._flushes: deque[tuple[int, anyio.Event]] = deque()
         self._commits: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake: anyio.CancelScope | None = None
+        self._ahead_since: float | None = None
         self._stop = anyio.CancelScope()
         self._connection: AnyConnection | None = None
         self._drain_until: float | None = None
@@ -154,7 +159,37 @@ class Publisher:
         self._accepted += 1
         if committed is not None:
             self._commits.append((self._accepted, committed))
-        self._rouse()
+        if self._ahead_since is None and not self._send_ahead(message):
+            self._rouse()
+
+    def _send_ahead(self, message: Outgoing) -> bool:
+        """Send the outbox's only message, where the connection is idle; tell whether it was.
+
+        That spares waking the task, which is woken by the answer.
+        """
+        connection, wake = self._connection, self._wake
+        if (
+            connection is None
+            or wake is None
+            or len(self._outbox) > 1
+            or self._jobs
+            or self._log is not None
+            or message.body is not None
+            or message.more
+        ):
+            return False
+        pgconn = connection.pgconn
+        try:
+            pgconn.send_query_params(ONE, [message.channel.encode(), message.head], _TEXTS, _BINARY)
+            if pgconn.flush():
+                # the rest has to wait until the socket takes it
+                wake.cancel()
+        except psycopg.Error:
+            # the task will find the same, and reconnect
+            return False
+        self._ahead_since = anyio.current_time()
+        wake.deadline = self._ahead_since + self._deadline
+        return True
 
     def put_control(
         self, make: Callable[[], Outgoing], committed: Callable[[], None] | None = None
@@ -313,6 +348,8 @@ class Publisher:
                         await self._publish(current)
                     except (_LostError, psycopg.Error) as exc:
                         self._connection = None
+                        # what was on its way is still in the outbox
+                        self._ahead_since = None
                         await current.close()
                         current = None
                         lost = ConnectionLostError(
@@ -354,6 +391,8 @@ class Publisher:
     async def _publish(self, connection: AnyConnection) -> None:
         connection.add_notice_handler(self._take_notice)
         while True:
+            if self._ahead_since is not None:
+                await self._send(connection, [self._outbox[0]])
             while self._jobs:
                 await self._run_job(connection, self._jobs.popleft())
             if batch := take(self._outbox):
@@ -373,7 +412,7 @@ class Publisher:
             job.done.set()
 
     async def _idle(self, connection: AnyConnection) -> None:
-        """Wait for a message, or for the server to say that the session is over."""
+        """Wait for a message, an answer, or for the server to say that the session is over."""
         with anyio.CancelScope() as scope:
             self._wake = scope
             try:
@@ -385,6 +424,8 @@ class Publisher:
             connection.pgconn.consume_input()
             if connection.closed:
                 raise _LostError("the server ended it")
+        if scope.cancelled_caught and anyio.current_time() >= scope.deadline:
+            raise _LostError(f"a batch had no answer within {self._deadline:g} s")
 
     async def _send(
         self, connection: AnyConnection, batch: list[Outgoing], since: float | None = None
@@ -436,9 +477,14 @@ class Publisher:
 
     async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
         self._refusal = ""
-        with anyio.move_on_after(self._deadline) as scope:
+        since, self._ahead_since = self._ahead_since, None
+        began = anyio.current_time() if since is None else since
+        with anyio.CancelScope(deadline=began + self._deadline) as scope:
             try:
-                await self._commit(connection, batch)
+                if since is None:
+                    await self._commit(connection, batch)
+                else:
+                    await self._take_answer(connection)
             except psycopg.Error as exc:
                 self._refusal = str(exc).strip()
                 raise
@@ -449,6 +495,12 @@ class Publisher:
         log = self._log if self._keeps else None
         query, parameters = statement(batch, self._table, log)
         await connection.execute(query.encode(), parameters, binary=True)
+
+    async def _take_answer(self, connection: AnyConnection) -> None:
+        """Take the answer to what :meth:`_send_ahead` has sent."""
+        result = (await connection.wait(generators.execute(connection.pgconn)))[-1]
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise psycopg.errors.error_from_result(result)
 
     async def _heal_queue(self, connection: AnyConnection, error: psycopg.Error) -> None:
         with anyio.move_on_after(self._deadline) as scope:

@@ -49,6 +49,11 @@ MAX_MESSAGES = 512
 MAX_BYTES = 1 << 20
 """Bytes in one statement, after which it is closed; a single larger message goes alone."""
 
+ONE = b"SELECT pg_catalog.pg_notify($1, $2)"
+"""For one message, libpq's placeholders: half the work of one that takes arrays."""
+
+_ONE = "SELECT pg_catalog.pg_notify(%b::text, %b::text)"
+
 _ONE_CHANNEL = """\
 SELECT pg_catalog.count(pg_catalog.pg_notify(%b::text, m.head))
 FROM unnest(%b::text[]) AS m(head)"""
@@ -176,6 +181,8 @@ def statement(
         if any(map(_more, batch)):
             parts = [(m.channel, part) for m in batch for part in (m.head, *m.more)]
             channels, heads = [part[0] for part in parts], [part[1] for part in parts]
+        if len(heads) == 1:
+            return _ONE, [channels[0], heads[0].decode()]
         if channels.count(channels[0]) == len(channels):
             return _ONE_CHANNEL, [channels[0], text_array(heads)]
         return _INLINE, [_texts(channels), text_array(heads)]

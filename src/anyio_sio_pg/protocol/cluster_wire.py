@@ -95,6 +95,8 @@ _MAX_HEAD_ROOMS = 16
 _MAX_HEAD_ROOMS_BYTES = 1_024
 
 
+_ANSWERS = (FetchSocketsResponseEnvelope, ServerSideEmitResponseEnvelope, BroadcastAckEnvelope)
+
 _from_json = msgspec.json.Decoder[Any](AnyEnvelope)
 _from_msgpack = msgspec.msgpack.Decoder[Any](AnyEnvelope, ext_hook=no_extension)
 
@@ -159,6 +161,7 @@ class ClusterWire:
                     origin=envelope.origin,
                     attachment_id=_attachment_id(envelope.attachmentId),
                     rooms=envelope.rooms,
+                    answer=isinstance(envelope, _ANSWERS),
                 )
             return _DECODERS[type(envelope)](namespace, envelope, data_from_json)
         except MALFORMED as exc:

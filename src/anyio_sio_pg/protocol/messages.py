@@ -200,11 +200,12 @@ class Attached(Message, frozen=True, kw_only=True):
     """The message proper lies in the attachments table, under ``attachment_id``.
 
     ``rooms`` are those it addresses, where the sender says so: a node that has none of them need
-    not read it.
+    not read it. With ``answer`` it is one, of interest only to a node that has asked.
     """
 
     attachment_id: int
     rooms: tuple[Room, ...] | None = None
+    answer: bool = False
 
 
 _SCALARS = frozenset((str, int, float, bool, type(None)))

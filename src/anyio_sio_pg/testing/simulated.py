@@ -322,6 +322,10 @@ def _session(connection: AnyConnection) -> _Session:
 
 
 class _Publisher(Publisher):
+    def _send_ahead(self, message: Outgoing) -> bool:
+        # there is no libpq
+        return False
+
     async def _commit(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
         await _session(connection).publish(batch, None if self._log is None else self._log.sender)
 
