@@ -356,6 +356,22 @@ async def test_what_comes_before_unlisten_is_in_force_is_not_the_beginning(
         assert a.manager.stats().lost == 0
 
 
+async def test_a_statement_of_a_listener_that_stood_still_is_not_given_up(
+    uri: str, prefix: str
+) -> None:
+    async def answer() -> str:
+        time.sleep(0.3)  # noqa: ASYNC251 - the process stands still
+        await anyio.sleep(0.02)
+        return "answer"
+
+    async with node(uri, prefix, heartbeat_interval=0.1, heartbeat_timeout=0.2) as a:
+        listener = a.manager._node.listener  # type: ignore[union-attr]
+        # like one of its own: nothing else is sent on its connection
+        assert await listener._in_time(answer()) == "answer"
+        with pytest.raises(Exception, match="had no answer within"):
+            await listener._in_time(anyio.sleep(20))
+
+
 async def test_a_callback_keeps_its_namespace_listened_to(
     uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

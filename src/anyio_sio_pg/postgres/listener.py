@@ -101,7 +101,10 @@ class Listener:
         self._inbox: deque[Any] = deque()
         self._pending: deque[Message] = deque()
         self._wake: anyio.CancelScope | None = None
+        self._statement: anyio.CancelScope | None = None
+        self._statement_begins = anyio.Event()
         self._stop = anyio.CancelScope()
+        self._watch_scope = anyio.CancelScope()
         self._connection: AnyConnection | None = None
         self._broken: str | None = None
         self.connected = False
@@ -157,6 +160,7 @@ class Listener:
         if isinstance(self._connection, AnyIOConnection):
             self._connection.cancel_timeout = 0.25
         self._stop.cancel()
+        self._watch_scope.cancel()
 
     @asynccontextmanager
     async def running(self, task_group: TaskGroup) -> AsyncGenerator[None]:
@@ -165,6 +169,7 @@ class Listener:
         :raises AdapterError: PostgreSQL cannot be reached or refuses.
         """
         connection = await self._open()
+        task_group.start_soon(self._watch)
         try:
             await task_group.start(self._run, connection)
         finally:
@@ -230,6 +235,25 @@ class Listener:
             if current is not None:
                 with anyio.CancelScope(shield=True):
                     await close_session(current, 1.0)
+
+    async def _watch(self) -> None:
+        """End statements that have no answer in time.
+
+        A clock would also count the time in which this process stands still, and cannot read.
+        """
+        steps = 8
+        with self._watch_scope:
+            while True:
+                self._statement_begins = anyio.Event()
+                await self._statement_begins.wait()
+                while (statement := self._statement) is not None:
+                    for _ in range(steps):
+                        await anyio.sleep(self._deadline / steps)
+                        if self._statement is not statement:
+                            break
+                    else:
+                        statement.cancel()
+                        self._statement = None
 
     async def _listen_all(self, connection: AnyConnection) -> None:
         self._broken = None
@@ -519,8 +543,12 @@ class Listener:
         return await cursor.fetchall() if parameters else []
 
     async def _in_time(self, call: Awaitable[T]) -> T:
-        with anyio.move_on_after(self._deadline):
-            return await call
+        with anyio.CancelScope() as self._statement:
+            self._statement_begins.set()
+            try:
+                return await call
+            finally:
+                self._statement = None
         raise _LostError(f"a statement had no answer within {self._deadline:g} s")
 
 
