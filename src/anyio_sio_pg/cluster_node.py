@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from .errors import AdapterError, ConnectionLostError, ProtocolError
 from .node import LocalSide, Namespace, Node
 from .postgres.log import MessageLog, ensure_tables
 from .postgres.schema import quoted
 from .protocol.cluster_wire import ClusterWire
-from .protocol.messages import EMITTER, AdapterClose, Attached, Heartbeat, Message
+from .protocol.messages import (
+    EMITTER,
+    AdapterClose,
+    Attached,
+    FetchSockets,
+    Heartbeat,
+    Message,
+    ServerSideEmit,
+)
 
 if TYPE_CHECKING:
     from .options import Options
     from .postgres.connection import AnyConnection
+    from .protocol.wire import Outgoing
 
 
 class ClusterNode(Node):
@@ -31,11 +42,18 @@ class ClusterNode(Node):
         self._reader = ClusterWire(options.prefix)
         super().__init__(options, local, self._reader, secrets.token_hex(8))
         self._own = self._reader.own(self.uid)
+        self._own_channel = self._reader.own_channel(self.uid)
+        self.direct = self._own_channel is not None
         self._by_channel: dict[bytes, Namespace] = {}
         self._leaving: dict[str, anyio.Event] = {}
 
     async def _prepare(self, connection: AnyConnection) -> None:
         await ensure_tables(self.options, connection)
+
+    async def _begin(self) -> None:
+        await super()._begin()
+        if self._own_channel is not None:
+            await self.listener.listen(self._own_channel)
 
     async def _start_listening(self, namespace: Namespace) -> None:
         channel = self._wire.channel(namespace.name)
@@ -78,7 +96,7 @@ class ClusterNode(Node):
         """Decode a notification; None when it is this node's own, a repeat, or garbage."""
         namespace = self._by_channel.get(channel)
         if namespace is None:
-            return None
+            return self._decode_answer(channel, payload)
         if payload.startswith(self._own):
             self._hear_own(namespace.name, payload)
             return None
@@ -97,6 +115,38 @@ class ClusterNode(Node):
         if alive and message.sender != EMITTER:
             self._notice(namespace, message, numbered=message.seq is not None)
         return message if self._in_sequence(namespace, message) else None
+
+    def _decode_answer(self, channel: bytes, payload: bytes) -> Message | None:
+        if self._own_channel is None or channel != self._own_channel.encode():
+            # of a namespace that is no longer listened to
+            return None
+        try:
+            message = self._reader.decode_answer(payload)
+        except ProtocolError as exc:
+            self._note_garbage(exc)
+            return None
+        namespace = self._namespaces.get(message.namespace)
+        if namespace is None:
+            return None
+        self.received += 1
+        self._notice(namespace, message, numbered=True)
+        return message
+
+    def reply(
+        self, request: FetchSockets | ServerSideEmit, make: Callable[[int | None], Message]
+    ) -> None:
+        """Answer a request, without waiting; the others need not hear it if the asker says so."""
+        channel = self._reader.own_channel(request.sender) if request.direct else None
+        if channel is None:
+            super().reply(request, make)
+        elif not self._closing:
+            self.publisher.put_control(partial(self._encode_to, channel, make))
+
+    def _encode_to(self, channel: str, make: Callable[[int | None], Message]) -> Outgoing:
+        outgoing = self._wire.encode(make(None), self._max_inline)
+        if outgoing.body is not None:
+            self._cleanups_due = 2
+        return msgspec.structs.replace(outgoing, channel=channel)
 
     def _follows_a_gap(self, message: Message) -> bool:
         seq = message.seq

@@ -722,7 +722,12 @@ class PostgresManager(ClusterMember, anyio.AsyncContextManagerMixin):
             await node.ask(
                 pending,
                 lambda request_id, seq: ServerSideEmit(
-                    sender=node.uid, namespace=namespace, seq=seq, data=data, request_id=request_id
+                    sender=node.uid,
+                    namespace=namespace,
+                    seq=seq,
+                    data=data,
+                    request_id=request_id,
+                    direct=node.direct,
                 ),
                 seconds,
             )

@@ -257,8 +257,8 @@ class ClusterMember(AnyIOManager):
             rooms = tuple(self._rooms_of(message.namespace, message.target))
         else:
             sockets = tuple(self._describe(message.namespace, message.target, message.want))
-        node.answer(
-            message.namespace,
+        node.reply(
+            message,
             lambda seq: FetchSocketsResponse(
                 sender=node.uid,
                 namespace=message.namespace,
@@ -288,8 +288,8 @@ class ClusterMember(AnyIOManager):
         finally:
             request_id = message.request_id
             if request_id is not None:
-                node.answer(
-                    message.namespace,
+                node.reply(
+                    message,
                     lambda seq: ServerSideEmitResponse(
                         sender=node.uid,
                         namespace=message.namespace,

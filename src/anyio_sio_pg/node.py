@@ -153,6 +153,9 @@ class _Probe:
 class Node(ABC):
     """One node of the cluster, for as long as its block runs."""
 
+    direct = False
+    """Whether this node hears answers that are for it alone."""
+
     # a simulated PostgreSQL has others
     _publisher_type = Publisher
     _listener_type = Listener
@@ -243,7 +246,7 @@ class Node(ABC):
             through.
         :raises PublishError: at the end of the block, messages could not be sent in time.
         """
-        await self.join("/")
+        await self._begin()
         async with (
             self._reporter.task_group() as task_group,
             self.publisher.running(task_group),
@@ -264,6 +267,10 @@ class Node(ABC):
                 await self.publisher.drain()
                 for namespace in self._namespaces:
                     self._put(partial(self._goodbye, namespace), namespace)
+
+    async def _begin(self) -> None:
+        """Name the channels to listen to from the start."""
+        await self.join("/")
 
     async def _hear_oneself(self) -> None:
         try:
@@ -398,6 +405,12 @@ class Node(ABC):
         if not self._closing:
             self.publisher.put_control(partial(self._numbered, namespace, make))
 
+    def reply(
+        self, request: FetchSockets | ServerSideEmit, make: Callable[[int | None], Message]
+    ) -> None:
+        """Answer a request, without waiting; what answers it alone needs no number."""
+        self.answer(request.namespace, make)
+
     def members(self, namespace: str, *, numbered_only: bool = False) -> set[str]:
         """Return the uids of the other nodes in a namespace."""
         known = self._namespaces.get(namespace)
@@ -466,6 +479,7 @@ class Node(ABC):
                 request_id=request_id,
                 want=want,
                 settle=settle,
+                direct=self.direct,
             ),
             self.options.requests_timeout,
         )

@@ -69,6 +69,7 @@ class FetchBody(Struct):
     requestId: _Id
     want: Want = "sockets"
     settle: bool = False
+    direct: bool = False
 
 
 class FetchResponseBody(Struct):
@@ -84,6 +85,7 @@ class ServerSideBody(Struct):
 
     packet: Raw
     requestId: _Id | None = None
+    direct: bool = False
 
 
 class AnswerBody(Struct):
@@ -109,6 +111,12 @@ class Envelope(Struct, kw_only=True, tag_field="type"):
     origin: _Id | None = None
     attachmentId: str | int | None = None
     rooms: tuple[Room, ...] | None = None
+
+
+class NamespaceOnly(Struct):
+    """What tells, on a node's own channel, which namespace a payload is about."""
+
+    nsp: str
 
 
 class InitialHeartbeatEnvelope(Envelope, kw_only=True, tag=1):

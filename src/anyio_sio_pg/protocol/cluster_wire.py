@@ -3,7 +3,8 @@
 One channel for each namespace; a payload is one JSON object ``{uid, type, nsp, data}``. Node
 ignores keys that it does not know, so ours add ``seq`` (the sender's number), ``origin`` (which
 emitter), ``probe`` (a heartbeat that its sender listens for), ``want`` and ``settle`` (a shorter or
-a later answer to FETCH_SOCKETS) and ``args`` (all the arguments of an acknowledgement).
+a later answer to FETCH_SOCKETS), ``direct`` (answers may come on the asker's own channel, where
+nobody else has to read them) and ``args`` (all the arguments of an acknowledgement).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from .cluster_schema import (
     FetchSocketsResponseEnvelope,
     HeartbeatEnvelope,
     InitialHeartbeatEnvelope,
+    NamespaceOnly,
     Opts,
     RoomsBody,
     ServerSideBody,
@@ -98,6 +100,7 @@ _MAX_HEAD_ROOMS_BYTES = 1_024
 _ANSWERS = (FetchSocketsResponseEnvelope, ServerSideEmitResponseEnvelope, BroadcastAckEnvelope)
 
 _from_json = msgspec.json.Decoder[Any](AnyEnvelope)
+_namespace_from_json = msgspec.json.Decoder(NamespaceOnly)
 _from_msgpack = msgspec.msgpack.Decoder[Any](AnyEnvelope, ext_hook=no_extension)
 
 
@@ -112,6 +115,10 @@ class ClusterWire:
     def channel(self, namespace: str) -> str:
         """Return ``PREFIX#NAMESPACE``; see :class:`.wire.Wire`."""
         return options.channel(self._prefix, namespace)
+
+    def own_channel(self, uid: str) -> str | None:
+        """Return ``PREFIX@UID``, for answers to that node only; None where it would be too long."""
+        return options.own_channel(self._prefix, uid)
 
     def own(self, uid: str) -> tuple[bytes, ...]:
         """Return the start of every payload that this wire writes for ``uid``."""
@@ -166,6 +173,22 @@ class ClusterWire:
             return _DECODERS[type(envelope)](namespace, envelope, data_from_json)
         except MALFORMED as exc:
             raise ProtocolError(f"not a message of the cluster: {exc}") from None
+
+    def decode_answer(self, payload: bytes) -> Message:
+        """Decode what has come on a node's own channel, where there are only answers.
+
+        :raises ProtocolError: it is none.
+        """
+        try:
+            name = _namespace_from_json.decode(payload).nsp
+        except MALFORMED as exc:
+            raise ProtocolError(f"not an answer of the cluster: {exc}") from None
+        message = self.decode(name, payload)
+        if isinstance(message, FetchSocketsResponse | ServerSideEmitResponse) or (
+            isinstance(message, Attached) and message.answer
+        ):
+            return message
+        raise ProtocolError("not an answer of the cluster: another message on a node's own channel")
 
     def decode_body(self, attached: Attached, body: bytes) -> Message:
         """Decode an attachment; see :class:`.wire.Wire`."""
@@ -386,6 +409,7 @@ def _decode_fetch(namespace: str, envelope: Any, _: _ToData) -> Message:
         request_id=body.requestId,
         want=body.want,
         settle=body.settle,
+        direct=body.direct,
     )
 
 
@@ -411,6 +435,7 @@ def _decode_server_side(namespace: str, envelope: Any, to_data: _ToData) -> Mess
         **_head(namespace, envelope),
         data=check_event(to_data(body.packet), reserved=False),
         request_id=body.requestId,
+        direct=body.direct,
     )
 
 
@@ -534,6 +559,8 @@ def _fetch_tree(message: FetchSockets) -> dict[str, Any]:
         tree["want"] = message.want
     if message.settle:
         tree["settle"] = True
+    if message.direct:
+        tree["direct"] = True
     return tree
 
 
@@ -549,7 +576,10 @@ def _count_tree(message: BroadcastClientCount) -> dict[str, Any]:
 
 
 def _server_side_tree(message: ServerSideEmit, of: Callable[[Data], Any]) -> dict[str, Any]:
-    return _with_request({"packet": of(message.data)}, message.request_id)
+    tree = _with_request({"packet": of(message.data)}, message.request_id)
+    if message.direct:
+        tree["direct"] = True
+    return tree
 
 
 def _answer_tree(message: ServerSideEmitResponse, of: Callable[[Data], Any]) -> dict[str, Any]:

@@ -141,13 +141,15 @@ class Done(Message, frozen=True, kw_only=True):
 class FetchSockets(Message, frozen=True, kw_only=True):
     """Asks each node for its sockets of the target.
 
-    ``settle`` asks it to let disconnections that are under way end first.
+    ``settle`` asks it to let disconnections that are under way end first; with ``direct`` the asker
+    hears answers that are for it alone.
     """
 
     target: Target
     request_id: str
     want: Want = "sockets"
     settle: bool = False
+    direct: bool = False
 
 
 class SocketInfo(Struct, frozen=True):
@@ -169,10 +171,14 @@ class FetchSocketsResponse(Message, frozen=True, kw_only=True):
 
 
 class ServerSideEmit(Message, frozen=True, kw_only=True):
-    """An event for the other servers: ``data`` is ``[event, *args]``."""
+    """An event for the other servers: ``data`` is ``[event, *args]``.
+
+    ``direct`` as in :class:`FetchSockets`.
+    """
 
     data: Data
     request_id: str | None = None
+    direct: bool = False
 
 
 class ServerSideEmitResponse(Message, frozen=True, kw_only=True):
