@@ -151,7 +151,10 @@ def own_channel(prefix: str, uid: str) -> str | None:
     """Return the channel for one node only; None where PostgreSQL cannot have one of that name."""
     # a namespace's has a '#' there
     name = f"{prefix}@{uid}"
-    return name if len(name.encode(errors="replace")) <= MAX_CHANNEL and "\0" not in name else None
+    try:
+        return name if len(name.encode()) <= MAX_CHANNEL and "\0" not in name else None
+    except UnicodeEncodeError:
+        return None
 
 
 def channel(prefix: str, namespace: str) -> str:

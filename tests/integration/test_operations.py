@@ -484,3 +484,39 @@ async def test_a_prefix_of_any_characters(uri: str, prefix: str, odd: str) -> No
         await a.manager.emit("large", "x" * 9_000, namespace="/chat")
         await there.expect(["small", 1], ["large", "x" * 9_000], namespace="/chat")
         assert await a.manager.clients(namespace="/chat") == {there.sids["/chat"]}
+
+
+async def test_an_answer_comes_to_the_asker_alone(uri: str, prefix: str) -> None:
+    quiet = {"heartbeat_interval": 60, "heartbeat_timeout": 100}
+    async with (
+        node(uri, prefix, **quiet) as a,
+        node(uri, prefix, **quiet) as b,
+        node(uri, prefix, **quiet) as c,
+    ):
+        await acquainted(a, b, c)
+        there = await b.client(auth={"long": "x" * 9_000})
+        b.manager.on_server_side("size")(lambda: "y" * 9_000)
+        c.manager.on_server_side("size")(lambda: None)
+        # what was sent at the start comes before the answers
+        assert len(await a.manager.server_side_call("nothing")) == 2
+        before = c.manager.stats().received
+        (socket,) = await a.manager.fetch_sockets()
+        assert socket.handshake["auth"] == {"long": "x" * 9_000}
+        assert await a.manager.clients() == {there.sid}
+        assert await a.manager.client_rooms(there.sid) == {there.sid}
+        assert await a.manager.all_rooms() == {there.sid}
+        assert sorted(map(str, await a.manager.server_side_call("size"))) == ["None", "y" * 9_000]
+        # the five questions
+        assert c.manager.stats().received == before + 5
+        for each in (a, b, c):
+            assert (each.manager.stats().lost, each.manager.stats().garbage) == (0, 0)
+
+
+async def test_requests_where_no_node_can_have_a_channel_of_its_own(uri: str, prefix: str) -> None:
+    long = (prefix + "_" * 60)[:58]
+    async with two_nodes(uri, long) as (a, b):
+        there = await b.client()
+        assert await a.manager.client_rooms(there.sid) == {there.sid}
+        b.manager.on_server_side("answer")(lambda: 42)
+        assert await a.manager.server_side_call("answer") == [42]
+        assert a.manager.stats().lost == 0

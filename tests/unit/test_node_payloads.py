@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from anyio_sio_pg.errors import ProtocolError
 from anyio_sio_pg.protocol.cluster_wire import ClusterWire
 from anyio_sio_pg.protocol.messages import (
     EVERYONE,
@@ -515,3 +516,32 @@ def test_our_emitter_says_which_namespace_it_means_and_who_it_is() -> None:
     message = Broadcast(sender="emitter", namespace="/n", origin="0f", seq=1, data=DATA)
     tree = json.loads(WIRE.encode(message, 7_999).head)
     assert (tree["uid"], tree["nsp"], tree["origin"], tree["seq"]) == ("emitter", "/n", "0f", 1)
+
+
+def test_a_node_has_a_channel_of_its_own_where_postgresql_can_have_one() -> None:
+    assert WIRE.own_channel("0123456789abcdef") == "socket.io@0123456789abcdef"
+    assert ClusterWire("p" * 46).own_channel("u" * 16) == "p" * 46 + "@" + "u" * 16
+    assert ClusterWire("p" * 47).own_channel("u" * 16) is None
+    assert ClusterWire("é" * 24).own_channel("u" * 16) is None
+    assert WIRE.own_channel("\0") is None
+    assert WIRE.own_channel("\ud800") is None
+
+
+def test_only_answers_come_on_a_nodes_own_channel() -> None:
+    answer = FetchSocketsResponse(sender="a", namespace="/n", request_id="1")
+    assert WIRE.decode_answer(WIRE.encode(answer, 7_999).head) == answer
+    event = Broadcast(sender="a", namespace="/n", data=Data(b'["e"]'))
+    for payload in (
+        WIRE.encode(event, 7_999).head,
+        WIRE.encode(Heartbeat(sender="a", namespace="/n"), 7_999).head,
+        b"{}",
+        b'{"nsp":1}',
+        b"[",
+        b'{"nsp":"/n"}',
+        b'{"nsp":"/n","uid":"a","type":3,"attachmentId":"1"}',
+    ):
+        with pytest.raises(ProtocolError, match="not a"):
+            WIRE.decode_answer(payload)
+    attached = WIRE.decode_answer(b'{"nsp":"/n","uid":"a","type":8,"attachmentId":"1"}')
+    assert isinstance(attached, Attached)
+    assert attached.answer
