@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import sys
 import time
 import traceback
@@ -14,16 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Some measures have the names of packages that are imported here, and by packages that are. Those
-# come first, and the measures are loaded by their files.
-FOLDER = Path(__file__).parent
-sys.path = [entry for entry in sys.path if Path(entry).resolve() != FOLDER.resolve()]
-
 import anyio
-import socketio  # noqa: F401
-
-sys.path.append(str(FOLDER))
-
 import report
 from support import Options
 
@@ -35,10 +26,10 @@ MEASURES = (
     "latency",
     "nodes",
     "deliveries",
-    "requests",
+    "questions",
     "rooms",
     "idle",
-    "websockets",
+    "websocket_clients",
     "capacity",
     "layers",
 )
@@ -54,14 +45,7 @@ class Measure:
 
 
 def load(name: str) -> Measure:
-    file = FOLDER / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"measure_{name}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module: Any = importlib.import_module(name)
     return Measure(module.NAME, module.TITLE, module.run)
 
 
@@ -88,7 +72,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no such measure: {', '.join(sorted(unknown))}")
     if chosen.results is None:
         # what means nothing does not take the place of what does
-        chosen.results = FOLDER / "build" if chosen.quick else report.RESULTS
+        chosen.results = report.FOLDER / "build" if chosen.quick else report.RESULTS
     if chosen.figures is None:
         same = chosen.results == report.RESULTS
         chosen.figures = report.FIGURES if same else chosen.results / "figures"

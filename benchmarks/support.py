@@ -177,8 +177,7 @@ async def child(contestant: Contestant, clients: int) -> AsyncIterator[Child]:
 @asynccontextmanager
 async def process_of(script: Path, spec: str, name: str) -> AsyncIterator[Child]:
     """Start a process and yield it; end it with the block."""
-    # -P: a measure may have the name of a package, as websockets.py does
-    command = ["node"] if script.suffix == ".js" else [sys.executable, "-P"]
+    command = ["node"] if script.suffix == ".js" else [sys.executable]
     process = await anyio.open_process(
         [*command, str(script), spec], stderr=None, env={**os.environ, "NODE_ENV": "production"}
     )

@@ -1,6 +1,6 @@
 """One process of a benchmark: a Socket.IO server behind an ASGI server, for clients on a network.
 
-It is started by websockets.py, with what it is to be as JSON in its argument; it prints its
+It is started by websocket_clients.py, with what it is to be as JSON in its argument; it prints its
 port, takes commands as node.py does, and ends with its input.
 """
 

@@ -18,7 +18,7 @@ LONG = 300
 # "nodes" is not here: it is "events" with more processes, which take long to start; and "layers"
 # needs a profiler
 BESIDE_REDIS = ("events", "latency", "rooms", "idle")
-BY_ITSELF = ("deliveries", "requests", "websockets", "capacity")
+BY_ITSELF = ("deliveries", "questions", "websocket_clients", "capacity")
 ASYNCIO, TRIO, REDIS = "PostgresManager, asyncio", "PostgresManager, Trio", "AsyncRedisManager"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they read /proc")
@@ -47,7 +47,7 @@ def test_every_measure_runs_and_is_reported(names: tuple[str, ...], tmp_path: Pa
     for name in names:
         results = json.loads((tmp_path / f"{name}.json").read_text())
         assert results["measure"] == name
-        if name not in ("websockets", "capacity"):
+        if name not in ("websocket_clients", "capacity"):
             assert {ASYNCIO, TRIO} <= {r["contestant"] for r in results["records"]}
         assert f"\n## {results['title']}\n\n**" in text
         runs.add(results["run"])

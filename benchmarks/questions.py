@@ -23,7 +23,7 @@ from support import (
     process_of,
 )
 
-NAME = "requests"
+NAME = "questions"
 TITLE = "Questions to a cluster of 4 nodes"
 
 _BARE = {

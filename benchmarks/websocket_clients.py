@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 from support import Child, Options, Results, compare, machine, postgres, process_of, warm_up
 
-NAME = "websockets"
+NAME = "websocket_clients"
 TITLE = "Deliveries to WebSocket clients of one process"
 
 _BYTES = 100
