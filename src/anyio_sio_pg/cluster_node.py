@@ -43,7 +43,8 @@ class ClusterNode(Node):
         super().__init__(options, local, self._reader, secrets.token_hex(8))
         self._own = self._reader.own(self.uid)
         self._own_channel = self._reader.own_channel(self.uid)
-        self.direct = self._own_channel is not None
+        # with a log, an answer that came during an outage is read from there
+        self.direct = self._own_channel is not None and not options.durable
         self._by_channel: dict[bytes, Namespace] = {}
         self._leaving: dict[str, anyio.Event] = {}
 
@@ -105,6 +106,9 @@ class ClusterNode(Node):
         except ProtocolError as exc:
             self._note_garbage(exc)
             return None
+        if message.sender == self.uid:
+            # written by somebody else in its name
+            return None
         if self._log is not None and not self.listener.catching_up and self._follows_a_gap(message):
             # what is missing is in the log, and comes first
             self.listener.hold(channel, payload)
@@ -126,7 +130,7 @@ class ClusterNode(Node):
             self._note_garbage(exc)
             return None
         namespace = self._namespaces.get(message.namespace)
-        if namespace is None:
+        if namespace is None or message.sender in (self.uid, EMITTER):
             return None
         self.received += 1
         self._notice(namespace, message, numbered=True)

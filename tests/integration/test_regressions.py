@@ -19,6 +19,7 @@ from anyio_sio_pg import (
     open_postgres_emitter,
 )
 from anyio_sio_pg import node as node_module
+from anyio_sio_pg.postgres.listener import Listener
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import FAST, Client, TestNode, acquainted, eventually, node, sessions, two_nodes
 from proxy import proxy
@@ -617,3 +618,74 @@ async def test_an_unlogged_log_is_not_taken_for_durable(uri: str, prefix: str) -
     with pytest.raises(AdapterError, match=r"(?s)is unlogged.*SET LOGGED"):
         async with node(uri, prefix, durable=True, **tables):
             pass
+
+
+async def test_a_node_that_is_told_of_itself_does_not_wait_for_itself(
+    uri: str, prefix: str
+) -> None:
+    async with node(uri, prefix) as a:
+        uid = a.manager.uid
+        # with a space, so that they do not begin as this node's own do
+        answer = f'{{"uid": "{uid}","type":8,"nsp":"/","data":{{"requestId":"r","sockets":[]}}}}'
+        beat = f'{{"uid": "{uid}","type":2,"nsp":"/"}}'
+        with psycopg.connect(uri, autocommit=True) as connection:
+            for channel, payload in (
+                (f"{prefix}@{uid}", answer),
+                (f"{prefix}@{uid}", answer.replace(uid, "emitter")),
+                (f"{prefix}#/", answer),
+                (f"{prefix}#/", beat),
+            ):
+                connection.execute("SELECT pg_notify(%s, %s)", [channel, payload])
+        await a.manager.ping()
+        assert a.manager.stats().nodes == 0
+        assert await a.manager.clients() == set()
+
+
+async def test_the_first_statement_of_a_listener_has_its_time_as_well(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Listener._listen_all
+    options = {"heartbeat_interval": 0.1, "heartbeat_timeout": 0.3}
+    async with proxy(postgres.port) as gate:
+
+        async def without_answers(self: Listener, connection: Any) -> None:
+            gate.hold("answers")
+            await real(self, connection)
+
+        monkeypatch.setattr(Listener, "_listen_all", without_answers)
+        # Trio starts tasks in any order
+        for _ in range(6):
+            gate.release()
+            with anyio.fail_after(20), pytest.raises(AdapterError, match="had no answer within"):
+                async with node(postgres.uri, prefix, listen_uri=gate.uri, **options):
+                    pass
+
+
+async def test_other_tasks_run_while_many_messages_are_delivered(uri: str, prefix: str) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with two_nodes(uri, prefix) as (a, b):
+        there = await b.client()
+        put = there.socket.queue.put_nowait
+        slow: list[int] = []
+
+        def put_slowly(packet: Any) -> None:
+            time.sleep(0.002)
+            slow.append(turns)
+            put(packet)
+
+        there.socket.queue.put_nowait = put_slowly
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(other)
+            for number in range(200):
+                await a.manager.emit("n", number)
+            await eventually(lambda: len(slow) == 200)
+            tg.cancel_scope.cancel()
+        # 5 ms are three of them
+        assert len(set(slow)) >= 200 / 4

@@ -234,6 +234,18 @@ def test_json_text_is_what_json_dumps_returns(value: Any) -> None:
     assert json_text(value) == json.dumps(value, separators=(",", ":"))
 
 
+def test_json_text_may_be_called_while_it_encodes() -> None:
+    class Lazy(dict[str, Any]):
+        def items(self) -> Any:
+            with pytest.raises(TypeError):
+                json_text([value[0], {1, 2}])
+            return super().items()
+
+    value: list[Any] = [[1]]
+    value.append(Lazy(a=value[0]))
+    assert json_text([value, value]) == '[[[1],{"a":[1]}],[[1],{"a":[1]}]]'
+
+
 def test_what_cannot_be_encoded_leaves_nothing_behind() -> None:
     inner: list[Any] = [1]
     holder = {"a": inner}

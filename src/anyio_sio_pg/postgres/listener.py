@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +28,9 @@ T = TypeVar("T")
 _EMITTER = b'{"uid":"emitter",'
 
 _FETCH_AT_ONCE = 32
-_DELIVER_AT_ONCE = 256
+_LONGEST_TURN = 0.005
+"""Seconds for which messages are delivered before the other tasks get their turn."""
+
 _MARGIN = 0.05
 """Seconds by which a clock here and PostgreSQL's may seem to differ when they are compared."""
 
@@ -101,6 +104,7 @@ class Listener:
         self._inbox: deque[Any] = deque()
         self._pending: deque[Message] = deque()
         self._wake: anyio.CancelScope | None = None
+        self._turn_ends = 0.0
         self._statement: anyio.CancelScope | None = None
         self._statement_begins = anyio.Event()
         self._stop = anyio.CancelScope()
@@ -244,8 +248,6 @@ class Listener:
         steps = 8
         with self._watch_scope:
             while True:
-                self._statement_begins = anyio.Event()
-                await self._statement_begins.wait()
                 while (statement := self._statement) is not None:
                     for _ in range(steps):
                         await anyio.sleep(self._deadline / steps)
@@ -254,6 +256,8 @@ class Listener:
                     else:
                         statement.cancel()
                         self._statement = None
+                self._statement_begins = anyio.Event()
+                await self._statement_begins.wait()
 
     async def _listen_all(self, connection: AnyConnection) -> None:
         self._broken = None
@@ -301,6 +305,7 @@ class Listener:
         try:
             for channel in sorted({channel for channel, _ in self._held}):
                 await self._catch_up(connection, self._log, channel.decode())
+            self._receiver.arrived()
             while self._held:
                 message = self._receiver.decode(*self._held.pop(0))
                 if message is not None:
@@ -408,7 +413,6 @@ class Listener:
 
     async def _read(self, connection: AnyConnection) -> None:
         pgconn = connection.pgconn
-        decoded = 0
         while True:
             if self._broken is not None:
                 raise _LostError(self._broken)
@@ -426,17 +430,15 @@ class Listener:
                 done.set()
             self._collect(connection)
             if self._inbox or self._pending:
-                decoded += len(self._inbox)
                 self._decode()
                 await self._deliver(connection)
                 if self._held:
                     await self._fill_gaps(connection)
-                if decoded >= _DELIVER_AT_ONCE:
-                    await anyio.lowlevel.checkpoint()
-                    decoded = 0
+                if time.monotonic() >= self._turn_ends:
+                    await self._end_turn()
             else:
                 await self._wait(pgconn.socket)
-                decoded = 0
+                self._turn_ends = time.monotonic() + _LONGEST_TURN
             try:
                 pgconn.consume_input()
             except psycopg.Error:
@@ -480,7 +482,6 @@ class Listener:
         """Deliver what is pending, in order; what cannot be yet stays for the next connection."""
         pending = self._pending
         bodies: dict[int, bytes] = {}
-        count = 0
         while pending:
             message = pending[0]
             if isinstance(message, Attached):
@@ -500,9 +501,13 @@ class Listener:
             else:
                 pending.popleft()
                 self._receiver.deliver(message, None)
-            count += 1
-            if count % _DELIVER_AT_ONCE == 0:
-                await anyio.lowlevel.checkpoint()
+            if time.monotonic() >= self._turn_ends:
+                await self._end_turn()
+
+    async def _end_turn(self) -> None:
+        """Let the other tasks run."""
+        await anyio.lowlevel.checkpoint()
+        self._turn_ends = time.monotonic() + _LONGEST_TURN
 
     async def _kept(self, connection: AnyConnection, message: Attached) -> bytes | None:
         if self._log is None or message.seq is None:
