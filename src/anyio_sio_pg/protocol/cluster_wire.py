@@ -206,7 +206,7 @@ class ClusterWire:
     def _encode_plain(self, message: Broadcast, max_inline: int) -> Outgoing | None:
         """Encode what most messages are: a node's event without binary values that is not long."""
         data = message.data
-        if data.attachments or message.seq is None:
+        if data.attachments or message.seq is None or len(data.json) > max_inline:
             return None
         key = message.sender, message.namespace
         known = self._broadcasts.get(key)
