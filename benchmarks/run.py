@@ -9,6 +9,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import report
-from support import Options
+from support import Options, awake
 
 if TYPE_CHECKING:
     from support import Results
@@ -33,6 +34,9 @@ MEASURES = (
     "capacity",
     "layers",
 )
+
+ASLEEP = ("idle",)
+"""What is measured on a machine that may go to sleep."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def main() -> None:
         print(f"{name}: {measure.title}", file=sys.stderr, flush=True)
         started = time.monotonic()
         try:
-            results = anyio.run(measure.run, options)
+            with awake() if name not in ASLEEP else nullcontext():
+                results = anyio.run(measure.run, options)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - told, and the run fails
             # a run takes long: the others are measured all the same
             if isinstance(exc, SystemExit):
