@@ -35,8 +35,8 @@ MEASURES = (
     "layers",
 )
 
-ASLEEP = ("idle",)
-"""What is measured on a machine that may go to sleep."""
+ASLEEP = ("idle", "latency")
+"""What is measured on a machine that may go to sleep: now and then a wake-up waits for a busy loop."""
 
 
 @dataclass(frozen=True)
