@@ -520,3 +520,32 @@ async def test_requests_where_no_node_can_have_a_channel_of_its_own(uri: str, pr
         b.manager.on_server_side("answer")(lambda: 42)
         assert await a.manager.server_side_call("answer") == [42]
         assert a.manager.stats().lost == 0
+
+
+async def test_an_answer_that_others_hear_is_not_read_by_them(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # with a log, answers come on the namespace's channel
+    options = {"durable": True, "log_table": f"{prefix}_log"}
+    async with (
+        node(uri, prefix, **options) as a,
+        node(uri, prefix, **options) as b,
+        node(uri, prefix, **options) as c,
+    ):
+        await acquainted(a, b, c)
+        await b.client(auth={"long": "x" * 9_000})
+        fetched: list[str] = []
+        for each in (a, c):
+            assert each.manager._node is not None
+            listener = each.manager._node.listener
+            real = listener._fetch
+
+            async def fetch(connection: Any, *, of: Any = each, real: Any = real) -> Any:
+                fetched.append(of.manager.uid)
+                return await real(connection)
+
+            monkeypatch.setattr(listener, "_fetch", fetch)
+        (socket,) = await a.manager.fetch_sockets()
+        assert socket.handshake["auth"] == {"long": "x" * 9_000}
+        await c.manager.ping()
+        assert fetched == [a.manager.uid]
