@@ -127,3 +127,26 @@ def test_an_unknown_measure_is_refused() -> None:
     )
     assert done.returncode == 2
     assert "no such measure: everything" in done.stderr
+
+
+def test_what_the_readme_claims_was_measured() -> None:
+    root = RUN.parents[1]
+    claims = " ".join((root / "README.md").read_text().split())
+    table = (root / "benchmarks" / "results" / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    for words, what, beside, least in (
+        ("15 times as many a second as python-socketio's Redis manager", "events", REDIS, 15),
+        (
+            "8 times Node's PostgreSQL adapter",
+            "events",
+            "@socket.io/postgres-adapter",
+            7.9,
+        ),
+        ("nearly twice Node's Redis adapter", "events", "@socket.io/redis-adapter", 1.8),
+        ("20 times as many as python-socketio's own manager", "deliveries", "AsyncManager", 20),
+    ):
+        assert words in claims
+        (row,) = (
+            r for r in rows if r[0].startswith(what) and r[1:2] == [beside] and "16" not in r[0]
+        )
+        assert min(map(float, row[3:5])) >= least

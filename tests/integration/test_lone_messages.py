@@ -172,10 +172,14 @@ async def test_what_the_socket_does_not_take_goes_as_soon_as_it_does(uri: str, p
         publisher = await idle(a)
         connection: Any = publisher._connection
         publisher._connection = _Slow(connection.pgconn)  # type: ignore[assignment]
+        wake = publisher._wake
+        assert wake is not None
         try:
             await a.manager.emit("hello")
         finally:
             publisher._connection = connection
+        # libpq has tried once by itself; the task goes on with it
+        assert wake.cancel_called
         await there.expect(["hello"])
         await a.manager.emit("again")
         await there.expect(["hello"], ["again"])
