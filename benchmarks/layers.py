@@ -21,7 +21,7 @@ _SAMPLES = 250
 
 _EVENTS = Case(100, binary=False)
 
-# the innermost frame that one of these is a part of tells where the time goes; the last takes the rest
+# by what stands in the frames that belong to it; the event loop takes what is left
 _LAYERS = {
     "JSON of the arguments": ("json/", "protocol/messages.py"),
     "python-socketio": ("socketio/", "engineio/"),
@@ -37,19 +37,16 @@ _LAYERS = {
     "notifications": ("postgres/listener.py",),
     "manager and node": ("anyio_sio_pg/",),
     "the benchmark itself": ("(node.py",),
-    "event loop": ("",),
+    "event loop": ("asyncio/", "trio/", "anyio/", "selectors"),
 }
 
 
 def layer_of(stack: str) -> str:
-    """Return the layer of a stack as py-spy writes it, outermost frame first."""
+    """Return the layer of the innermost frame that has one; py-spy writes the outermost first."""
     for frame in reversed(stack.split(";")):
         for layer, parts in _LAYERS.items():
-            if parts != ("",) and any(part in frame for part in parts):
-                # what waits or is scheduled on the way is the event loop's
+            if any(part in frame for part in parts):
                 return layer
-        if "asyncio/" in frame or "trio/" in frame or "anyio/" in frame or "selectors" in frame:
-            return "event loop"
     return "event loop"
 
 
