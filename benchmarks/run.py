@@ -35,8 +35,11 @@ MEASURES = (
     "layers",
 )
 
-ASLEEP = ("idle", "latency")
-"""What is measured on a machine that may go to sleep: now and then a wake-up waits for a busy loop."""
+ASLEEP = ("idle", "latency", "rooms", "websocket_clients")
+"""What is measured on a machine that may go to sleep.
+
+Now and then a wake-up waits for a busy loop; and what keeps a core busy by itself needs none.
+"""
 
 
 @dataclass(frozen=True)
