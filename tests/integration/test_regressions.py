@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from typing import Any
 
 import anyio
@@ -687,5 +688,5 @@ async def test_other_tasks_run_while_many_messages_are_delivered(uri: str, prefi
                 await a.manager.emit("n", number)
             await eventually(lambda: len(slow) == 200)
             tg.cancel_scope.cancel()
-        # 5 ms are three of them
-        assert len(set(slow)) >= 200 / 4
+        # 5 ms are three of them, and Trio may let two turns follow each other
+        assert max(Counter(slow).values()) <= 6
