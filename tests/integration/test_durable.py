@@ -83,7 +83,7 @@ async def test_sessions_are_terminated_again_and_again(
                     tg.start_soon(kill_again_and_again, uri, a.manager, "publisher", 5)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert whole(counts)
         if victims != "publisher":
             assert b.manager.stats().reconnects >= 4
@@ -102,7 +102,7 @@ async def test_a_postmaster_killed_three_times(
                 await connected(a, b)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert whole(counts)
 
 
@@ -118,7 +118,7 @@ async def test_a_server_frozen_for_ten_seconds(
             await connected(a, b)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert whole(counts)
         assert a.manager.stats().reconnects
         assert b.manager.stats().reconnects
@@ -145,7 +145,7 @@ async def test_a_bad_network(
                     await connected(a, b)
 
             counts = await under_load(a, b, trouble)
-            record_property("counts", counts)
+            record_property("counts", str(counts))
             assert whole(counts)
             assert victim.manager.stats().reconnects >= rounds
 
@@ -172,7 +172,7 @@ async def test_the_attachments_are_deleted_and_dropped_under_way(
                     continue
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert whole(counts)
 
 
@@ -199,7 +199,7 @@ async def test_the_log_is_dropped_while_a_node_is_away(
             await connected(b)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert counts.lost >= 100
         assert counts.doubled == 0
         assert a.manager.stats().dropped == 0
@@ -217,7 +217,7 @@ async def test_the_log_is_dropped_while_all_are_there(
                 await eventually(lambda sent=sent: a.manager.stats().sent > sent + 100)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert whole(counts)
 
 
@@ -244,7 +244,7 @@ async def test_a_disk_that_is_full_for_a_while(uri: str, prefix: str, record_pro
 
         a.manager._node.publisher._patience = 0.5
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert held_up
         assert whole(counts)
         assert a.manager.stats().dropped == 0
@@ -275,7 +275,7 @@ async def test_a_sender_killed_in_the_middle_of_a_batch(
         last = sql(uri, committed)[0][0]
         await eventually(lambda: there.read() or len(there.log) >= last)
         got = numbers(there)
-        record_property("counts", Counts(last, len(set(got)), last - len(set(got)), 0))
+        record_property("counts", str(Counts(last, len(set(got)), last - len(set(got)), 0)))
         assert got == list(range(last))
         assert b.manager.stats().lost == 0
 
@@ -308,7 +308,7 @@ async def test_a_receivers_process_is_frozen(
             while len((await receiver.came())[0]) < sent:
                 await anyio.sleep(0.05)
         got, lost, reconnects = await receiver.came()
-        record_property("counts", Counts(sent, len(set(got)), lost, len(got) - len(set(got))))
+        record_property("counts", str(Counts(sent, len(set(got)), lost, len(got) - len(set(got)))))
         assert got == list(range(sent))
         assert lost == 0
         assert reconnects or not terminated
@@ -343,7 +343,7 @@ async def test_a_receiver_whose_event_loop_is_blocked(
         tg.start_soon(receive_in_thread)
         await eventually(lambda: a.manager.stats().nodes == 1)
         total = await send_during(a.manager.emit, lambda: eventually(over.is_set))
-    record_property("counts", Counts(total, len(set(got)), lost, len(got) - len(set(got))))
+    record_property("counts", str(Counts(total, len(set(got)), lost, len(got) - len(set(got)))))
     assert got == list(range(total))
     assert lost == 0
 
@@ -399,7 +399,7 @@ async def test_a_listener_that_knows_nothing_of_numbers_gets_everything_once(
             counts = await under_load(a, b, trouble)
             await eventually(lambda: len(found) >= counts.sent)
             tg.cancel_scope.cancel()
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert whole(counts)
         assert found == list(range(1, counts.sent + 1))
         assert b.manager.stats().repeated == 0
@@ -432,7 +432,7 @@ async def test_a_failover(prefix: str, record_property: Any) -> None:
                 await connected(a, b)
 
             counts = await under_load(a, b, trouble)
-            record_property("counts", counts)
+            record_property("counts", str(counts))
             assert whole(counts)
             assert a.manager.publisher.info.port == b.manager.listener.info.port == standby.port
         # its postmaster is no more to be stopped

@@ -67,7 +67,7 @@ async def test_a_postmaster_killed_three_times(
                 await connected(a, b)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert counts.doubled == 0
         assert counts.lost == losses.total
 
@@ -84,7 +84,7 @@ async def test_a_frozen_server(
             await connected(a, b)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert counts.doubled == 0
         assert b.manager.stats().reconnects >= 1
 
@@ -111,7 +111,7 @@ async def test_a_failover(prefix: str, record_property: Any) -> None:
                 await connected(a, b)
 
             counts = await under_load(a, b, trouble)
-            record_property("counts", counts)
+            record_property("counts", str(counts))
             assert counts.doubled == 0
         # its postmaster is no more to be stopped
         (primary.data / "postmaster.pid").unlink(missing_ok=True)
@@ -137,7 +137,7 @@ async def test_a_bad_network(
                     await connected(a, b)
 
             counts = await under_load(a, b, trouble)
-            record_property("counts", counts)
+            record_property("counts", str(counts))
             assert counts.doubled == 0
             assert victim.manager.stats().reconnects >= rounds
             if side == "publisher":
@@ -165,7 +165,7 @@ async def test_the_attachments_are_deleted_and_dropped_under_way(
                     continue
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert counts.doubled == 0
         assert counts.lost == losses.total
         assert a.manager.stats().dropped == 0
@@ -190,7 +190,7 @@ async def test_a_disk_that_is_full_for_too_long(
             await anyio.to_thread.run_sync(sql, uri, free)
 
         counts = await under_load(a, b, trouble)
-        record_property("counts", counts)
+        record_property("counts", str(counts))
         assert counts.doubled == 0
         assert counts.lost == a.manager.stats().dropped > 0
 
@@ -210,7 +210,7 @@ async def test_a_sender_killed_in_the_middle_of_a_batch(
             sender.signal(signal.SIGKILL)
             await eventually(lambda: b.manager.stats().nodes == 0)
         got = numbers(there)
-        record_property("counts", Counts(len(got), len(set(got)), 0, len(got) - len(set(got))))
+        record_property("counts", str(Counts(len(got), len(set(got)), 0, len(got) - len(set(got)))))
         assert got == list(range(len(got)))
         assert b.manager.stats().lost == 0
 
@@ -244,7 +244,7 @@ async def test_a_receivers_process_is_frozen(
                 if len(got) + lost >= sent:
                     break
                 await anyio.sleep(0.05)
-        record_property("counts", Counts(sent, len(set(got)), lost, len(got) - len(set(got))))
+        record_property("counts", str(Counts(sent, len(set(got)), lost, len(got) - len(set(got)))))
         assert got == sorted(set(got))
         assert len(got) + lost == sent
         if terminated:
@@ -282,7 +282,7 @@ async def test_a_receiver_whose_event_loop_is_blocked(
         tg.start_soon(receive_in_thread)
         await eventually(lambda: a.manager.stats().nodes == 1)
         total = await send_during(a.manager.emit, lambda: eventually(over.is_set))
-    record_property("counts", Counts(total, len(set(got)), lost, len(got) - len(set(got))))
+    record_property("counts", str(Counts(total, len(set(got)), lost, len(got) - len(set(got)))))
     # nobody thought that it was deaf
     assert got == list(range(total))
     assert lost == 0
