@@ -1,5 +1,6 @@
 """Socket.IO servers in many processes act as one, through PostgreSQL, on asyncio and on Trio."""
 
+from .calls import RemoteSocket
 from .emitter import PostgresEmitter, Statement, emit_statement, open_postgres_emitter
 from .errors import (
     AdapterClosedError,
@@ -12,7 +13,7 @@ from .errors import (
     UnknownSocketError,
 )
 from .local_manager import AnyIOManager
-from .manager import PostgresManager, RemoteSocket, open_postgres_adapter
+from .manager import PostgresManager, open_postgres_adapter
 from .postgres.connection import AnyIOConnection
 from .postgres.log import create_log_statement
 from .postgres.schema import create_statement as create_table_statement

@@ -45,6 +45,7 @@ ORDER = [
     "cluster_node",
     "legacy_node",
     "member",
+    "calls",
     "manager",
     "emitter",
     "server.primitives",
