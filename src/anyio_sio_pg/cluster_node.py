@@ -12,7 +12,9 @@ import anyio.lowlevel
 import msgspec
 
 from .errors import AdapterError, ConnectionLostError, ProtocolError
-from .node import LocalSide, Namespace, Node
+from .local_side import LocalSide
+from .namespace import Namespace
+from .node import Node
 from .postgres.log import MessageLog, ensure_tables
 from .postgres.schema import quoted
 from .protocol.cluster_wire import ClusterWire
@@ -91,7 +93,7 @@ class ClusterNode(Node):
         namespace = self._by_channel.get(channel.encode())
         if namespace is None:
             return begin
-        return self._sequence.position(sender, namespace.name, begin)
+        return self._arrivals.sequence.position(sender, namespace.name, begin)
 
     def decode(self, channel: bytes, payload: bytes) -> Message | None:
         """Decode a notification; None when it is this node's own, a repeat, or garbage."""
@@ -104,7 +106,7 @@ class ClusterNode(Node):
         try:
             message = self._reader.decode(namespace.name, payload)
         except ProtocolError as exc:
-            self._note_garbage(exc)
+            self._arrivals.note_garbage(exc)
             return None
         if message.sender == self.uid:
             # written by somebody else in its name
@@ -113,12 +115,13 @@ class ClusterNode(Node):
             # what is missing is in the log, and comes first
             self.listener.hold(channel, payload)
             return None
-        self.received += 1
+        self._arrivals.received += 1
         # what is read from the log is no sign of life
         alive = not (isinstance(message, AdapterClose) or self.listener.replaying)
         if alive and message.sender != EMITTER:
             self._notice(namespace, message, numbered=message.seq is not None)
-        return message if self._in_sequence(namespace, message) else None
+        unknown = namespace.returned and self._is_of_a_node(namespace, message)
+        return message if self._arrivals.in_sequence(message, unknown=unknown) else None
 
     def _decode_answer(self, channel: bytes, payload: bytes) -> Message | None:
         if self._own_channel is None or channel != self._own_channel.encode():
@@ -127,12 +130,12 @@ class ClusterNode(Node):
         try:
             message = self._reader.decode_answer(payload)
         except ProtocolError as exc:
-            self._note_garbage(exc)
+            self._arrivals.note_garbage(exc)
             return None
         namespace = self._namespaces.get(message.namespace)
         if namespace is None or message.sender in (self.uid, EMITTER):
             return None
-        self.received += 1
+        self._arrivals.received += 1
         self._notice(namespace, message, numbered=True)
         return message
 
@@ -159,7 +162,7 @@ class ClusterNode(Node):
         if isinstance(message, Heartbeat | AdapterClose):
             # theirs is that of the last message before
             seq += 1
-        return self._sequence.gap(message.origin or message.sender, message.namespace, seq)
+        return self._arrivals.sequence.gap(message.origin or message.sender, message.namespace, seq)
 
     def _hear_own(self, namespace: str, payload: bytes) -> None:
         # only these have a probe, and what they say is short
@@ -168,10 +171,10 @@ class ClusterNode(Node):
         try:
             message = self._reader.decode(namespace, payload)
         except ProtocolError as exc:
-            self._note_garbage(exc)
+            self._arrivals.note_garbage(exc)
             return
         if isinstance(message, Heartbeat):
-            self._hear_probe(message)
+            self._connectivity.heard(message.probe)
 
     def wants(self, message: Attached) -> bool:
         """Tell whether an attachment concerns anybody here."""
@@ -187,7 +190,7 @@ class ClusterNode(Node):
             try:
                 message = self._reader.decode_body(message, body or b"")
             except ProtocolError as exc:
-                self._note_garbage(exc)
+                self._arrivals.note_garbage(exc)
                 return
         super().deliver(message, body)
 

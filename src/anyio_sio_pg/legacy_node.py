@@ -15,7 +15,9 @@ import anyio
 import msgspec
 
 from .errors import ConnectionLostError, ProtocolError
-from .node import LocalSide, Namespace, Node
+from .local_side import LocalSide
+from .namespace import Namespace
+from .node import Node
 from .open_requests import Pending
 from .postgres.presence import Presence, Session, introduce, others
 from .postgres.schema import check_writable
@@ -151,7 +153,7 @@ class LegacyNode(Node):
         while True:
             await anyio.sleep(self.options.heartbeat_interval)
             for lost in self._reader.expire(anyio.current_time()):
-                self._note_garbage(
+                self._arrivals.note_garbage(
                     ProtocolError(
                         f"only {lost.received} of the {lost.count} pieces of a message on"
                         f" {lost.channel} have come"
@@ -165,15 +167,15 @@ class LegacyNode(Node):
         try:
             message = self._reader.decode(payload, self._now)
         except ProtocolError as exc:
-            self._note_garbage(exc)
+            self._arrivals.note_garbage(exc)
             return None
         if message is None:
             return None
         if message.sender == self.uid:
             if isinstance(message, Heartbeat):
-                self._hear_probe(message)
+                self._connectivity.heard(message.probe)
             return None
-        self.received += 1
+        self._arrivals.received += 1
         namespace = self._namespaces.get(message.namespace)
         if namespace is None:
             return None
@@ -181,7 +183,8 @@ class LegacyNode(Node):
         known = isinstance(message, Heartbeat) or self._is_of_a_node(namespace, message)
         if known and not isinstance(message, AdapterClose):
             self._notice(namespace, message, numbered=True)
-        return message if self._in_sequence(namespace, message) else None
+        unknown = namespace.returned and self._is_of_a_node(namespace, message)
+        return message if self._arrivals.in_sequence(message, unknown=unknown) else None
 
     def _is_of_a_node(self, namespace: Namespace, message: Message) -> bool:
         return namespace.members.is_numbered(message.sender)

@@ -1,6 +1,6 @@
 """A running node: its sessions, its peers, its heartbeats and its open requests.
 
-It speaks the protocol with the cluster and hands what concerns clients to :class:`LocalSide`. What
+It speaks the protocol with the cluster and hands what concerns clients to :class:`.LocalSide`. What
 the two wire formats do each in its own way is in :mod:`.cluster_node` and :mod:`.legacy_node`.
 """
 
@@ -12,27 +12,24 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
 
-from .errors import (
-    AdapterClosedError,
-    AdapterError,
-    ConnectionLostError,
-    MessagesLostError,
-    ProtocolError,
-    RequestTimeoutError,
-)
+from .arrivals import Arrivals
+from .connectivity import Connectivity
+from .dead_nodes import DeadNodes
+from .errors import AdapterClosedError, AdapterError, RequestTimeoutError
+from .local_side import LocalSide
+from .namespace import Namespace
 from .open_requests import OpenRequests, Pending
 from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
 from .postgres.log import MessageLog
-from .postgres.presence import absent, hold, hold_too
+from .postgres.presence import hold, hold_too
 from .postgres.publisher import Publisher
 from .postgres.schema import quoted
 from .protocol.batch import Log
@@ -57,7 +54,6 @@ from .protocol.messages import (
     Want,
 )
 from .protocol.requests import Answers
-from .protocol.sequence import MAX_SENDERS, NEXT, Sequence, Verdict
 from .protocol.wire import Outgoing, Wire
 from .reporting import Reporter
 from .status import Stats, Status
@@ -69,85 +65,8 @@ T = TypeVar("T")
 SETTLE: Final = 0.5
 """Seconds after joining a namespace in which nodes not yet heard of may still answer a request."""
 
-LOOK: Final = 0.2
-"""Seconds after which a node that owes an answer is looked for, and again and again."""
-
-LONGEST_LOOK: Final = 2.0
-"""Seconds between two looks at most."""
-
 NAMESPACE_IDLE: Final = 60.0
 """Seconds after which a namespace that nobody here uses any more is no longer listened to."""
-
-_GARBAGE_KINDS = 32
-
-
-class LocalSide(Protocol):
-    """What a node needs of the manager: the clients and handlers of this process."""
-
-    def _wants(self, namespace: str, message: Attached) -> bool:
-        """Tell whether an attachment concerns anybody here."""
-        ...
-
-    def _keeps(self, namespace: str) -> bool:
-        """Tell whether a namespace is in use here."""
-        ...
-
-    def _has_clients(self, namespace: str) -> bool:
-        """Tell whether a namespace has clients here."""
-        ...
-
-    def _declares(self, namespace: str) -> bool:
-        """Tell whether the application itself has named a namespace, not only a client."""
-        ...
-
-    def _forget_overdue(self, now: float) -> None:
-        """Wait no longer for acknowledgements that nobody would read any more."""
-
-    def _on_broadcast(self, message: Broadcast) -> None:
-        """Deliver an event to this node's clients."""
-
-    def _on_join_or_leave(self, message: SocketsJoin | SocketsLeave) -> None:
-        """Let this node's sockets enter or leave rooms."""
-
-    def _on_disconnect(self, message: DisconnectSockets) -> None:
-        """Disconnect this node's sockets."""
-
-    def _on_fetch(self, message: FetchSockets) -> None:
-        """Answer with this node's sockets."""
-
-    def _is_local(self, sid: str, namespace: str) -> bool:
-        """Tell whether a socket is connected here."""
-        ...
-
-    async def _on_server_side(self, message: ServerSideEmit) -> None:
-        """Run the handler of a server-side event and answer."""
-
-
-@dataclass(eq=False)
-class Namespace:
-    """A namespace in which this node takes part."""
-
-    name: str
-    members: Membership
-    last_used: float
-    used: bool = False
-    joined_at: float = math.inf
-    heartbeat_waits: bool = False
-    answer_waits: bool = False
-    ready: anyio.Event = field(default_factory=anyio.Event)
-    turn: anyio.Lock = field(default_factory=anyio.Lock)
-    open: bool = False
-    """Whether messages need not wait for their turn."""
-    returned: bool = False
-    """Whether a node not heard of yet has started while this one was away."""
-
-
-@dataclass(eq=False)
-class _Probe:
-    namespace: str
-    put_at: float
-    committed_at: float | None = None
-    heard: anyio.Event | None = None
 
 
 class Node(ABC):
@@ -168,35 +87,31 @@ class Node(ABC):
         self._reporter = Reporter(options.on_error)
         self._max_inline = options.max_inline
         self._durable = bool(options.durable)
+        self._arrivals = Arrivals(self.report, durable=self._durable)
         self._log = self._make_log()
         self.publisher = self._make_publisher()
         self.listener = self._make_listener()
+        self._connectivity = Connectivity(
+            self.publisher, self.listener, options.heartbeat_timeout, self.start_soon
+        )
         self._namespaces: dict[str, Namespace] = {}
         self._numbers: dict[str, int] = {}
-        # a sender that is forgotten would be replayed like a new one
-        self._sequence = Sequence(MAX_SENDERS * (32 if options.durable else 1))
         self.requests = OpenRequests()
-        self._probes: dict[int, _Probe] = {}
-        self._next_probe = 0
-        self._outage: object | None = None
-        self._steady_since = -math.inf
-        self._isolated = False
-        self._unheard = False
-        self._deaf = False
+        self._dead_nodes = DeadNodes(
+            self.requests,
+            self._namespaces,
+            self._connectivity,
+            self.publisher,
+            self._member_gone,
+        )
         # how often to look for attachments to delete
         self._cleanups_due = 0
-        self._garbage_kinds: set[str] = set()
         self._now = anyio.current_time()
         self._events: deque[ServerSideEmit] = deque()
         self._event_came = anyio.Event()
-        self._request_came = anyio.Event()
         self._started = False
         self._closing = False
-        self.received = 0
         self.delivered = 0
-        self.lost = 0
-        self.repeated = 0
-        self.garbage = 0
         self._dispatch: dict[type[Message], Callable[[Any], None]] = {
             Broadcast: local._on_broadcast,
             SocketsJoin: local._on_join_or_leave,
@@ -256,7 +171,7 @@ class Node(ABC):
                 await self._hear_oneself()
                 self._started = True
                 self.start_soon(self._keep_alive)
-                self.start_soon(self._look_for_the_dead)
+                self.start_soon(self._dead_nodes.search)
                 self._start_tasks()
                 self.start_soon(self._handle_events)
                 yield
@@ -298,27 +213,21 @@ class Node(ABC):
     @property
     def status(self) -> Status:
         """What the node can do now."""
-        if self.closing:
-            return Status.CLOSED
-        if self._deaf or self._unheard:
-            return Status.ISOLATED
-        if self.listener.connected and self.publisher.connected:
-            return Status.CONNECTED
-        return Status.ISOLATED if self._isolated else Status.RECONNECTING
+        return Status.CLOSED if self.closing else self._connectivity.status
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
-        publisher = self.publisher
+        publisher, arrivals = self.publisher, self._arrivals
         # a Node server has a uid in each of its namespaces
         nodes = max((len(namespace.members) for namespace in self._namespaces.values()), default=0)
         return Stats(
             sent=publisher.sent,
-            received=self.received,
+            received=arrivals.received,
             delivered=self.delivered,
             dropped=publisher.dropped,
-            lost=self.lost,
-            repeated=self.repeated,
-            garbage=self.garbage,
+            lost=arrivals.lost,
+            repeated=arrivals.repeated,
+            garbage=arrivals.garbage,
             reconnects=publisher.reconnects + self.listener.reconnects,
             queue_depth=publisher.depth,
             batches=publisher.batches,
@@ -425,7 +334,7 @@ class Node(ABC):
         :raises AdapterClosedError: the block ended meanwhile.
         """
         request_id = self.requests.add(pending)
-        self._request_came.set()
+        self._dead_nodes.asked()
         try:
             with anyio.move_on_after(timeout):
                 if make is not None:
@@ -518,7 +427,7 @@ class Node(ABC):
         """
         namespace = next(iter(self._namespaces))
         heard = anyio.Event()
-        probe = self._add_probe(namespace, heard)
+        probe = self._connectivity.expect(namespace, heard)
         started = anyio.current_time()
         try:
             self._put(lambda _: self._beat(namespace, probe=probe), namespace)
@@ -526,7 +435,7 @@ class Node(ABC):
                 await heard.wait()
                 return anyio.current_time() - started
         finally:
-            self._probes.pop(probe, None)
+            self._connectivity.forget(probe)
         raise RequestTimeoutError(f"no notification came back within {timeout:g} s")
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
@@ -535,7 +444,7 @@ class Node(ABC):
 
     def report(self, error: Exception) -> None:
         """Log an error and hand it to ``on_error``."""
-        self._note_connection()
+        self._connectivity.look()
         self._reporter.report(error)
 
     async def _open_session(self, *, listening: bool) -> AnyConnection:
@@ -590,7 +499,7 @@ class Node(ABC):
 
     def unavailable(self, message: Attached, reason: str) -> None:
         """Count an attachment that cannot be read as lost."""
-        self._note_lost(message, 1, reason)
+        self._arrivals.note_lost(message, 1, reason)
 
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Act on a message."""
@@ -603,10 +512,7 @@ class Node(ABC):
     def listening(self) -> None:
         """Make oneself known (again) in every namespace."""
         now = anyio.current_time()
-        self._deaf = self._unheard = False
-        self._note_connection()
-        for number in [n for n, probe in self._probes.items() if probe.heard is None]:
-            del self._probes[number]
+        self._connectivity.listening()
         for namespace in self._namespaces.values():
             # whoever was there before has answered
             namespace.returned |= namespace.joined_at + SETTLE < self.listener.heard
@@ -624,12 +530,11 @@ class Node(ABC):
         # one that was put in before LISTEN was in force does not bring the others' answers
         if self._closing or (namespace.heartbeat_waits and not initial):
             return
-        number = self._add_probe(namespace.name)
+        number = self._connectivity.expect(namespace.name)
 
         def committed() -> None:
             namespace.heartbeat_waits = False
-            if number in self._probes:
-                self._probes[number].committed_at = anyio.current_time()
+            self._connectivity.committed(number)
 
         namespace.heartbeat_waits = self._put(
             lambda _: self._beat(namespace.name, probe=number, initial=initial),
@@ -637,7 +542,7 @@ class Node(ABC):
             committed,
         )
         if not namespace.heartbeat_waits:
-            del self._probes[number]
+            self._connectivity.forget(number)
 
     def _beat(
         self, namespace: str, *, probe: int | None = None, initial: bool = False
@@ -652,18 +557,6 @@ class Node(ABC):
 
     def _goodbye(self, namespace: str, last: int) -> AdapterClose:
         return AdapterClose(sender=self.uid, namespace=namespace, seq=last)
-
-    def _add_probe(self, namespace: str, heard: anyio.Event | None = None) -> int:
-        self._next_probe += 1
-        self._probes[self._next_probe] = _Probe(namespace, anyio.current_time(), heard=heard)
-        return self._next_probe
-
-    def _hear_probe(self, message: Heartbeat) -> None:
-        """Take a heartbeat of this node's own."""
-        self._unheard = False
-        probe = None if message.probe is None else self._probes.pop(message.probe, None)
-        if probe is not None and probe.heard is not None:
-            probe.heard.set()
 
     def _notice(self, namespace: Namespace, message: Message, *, numbered: bool) -> None:
         """Take a message as its sender's sign of life."""
@@ -690,7 +583,7 @@ class Node(ABC):
     ) -> None:
         logger.info("node %s is in namespace %s", uid, namespace.name)
         asked = self.requests.joined(namespace.name, uid, numbered=numbered)
-        self._request_came.set()
+        self._dead_nodes.asked()
         if starting and asked:
             # it may have begun to listen before the requests were sent, or after
             self.start_soon(self._excuse, asked, uid)
@@ -710,60 +603,19 @@ class Node(ABC):
         logger.info("node %s %s namespace %s", uid, how, namespace.name)
         self.requests.left(namespace.name, uid)
 
-    async def _look_for_the_dead(self) -> None:
-        """Wait no longer for nodes that have no listening session: their process has died."""
-        while True:
-            pause = LOOK
-            while waited := self._awaited():
-                await anyio.sleep(pause)
-                waited &= self._awaited()
-                if waited:
-                    await self._remove_dead(waited)
-                    # who is alive but has nothing to say may be long about it
-                    pause = min(pause * 1.5, LONGEST_LOOK)
-                else:
-                    pause = LOOK
-            self._request_came = anyio.Event()
-            await self._request_came.wait()
-
-    def _awaited(self) -> set[str]:
-        # a Node server holds no lock, and is found dead by its silence
-        known = self._namespaces.values()
-        return {
-            uid
-            for uid in self.requests.awaited()
-            if any(namespace.members.is_numbered(uid) for namespace in known)
-        }
-
-    async def _remove_dead(self, uids: set[str]) -> None:
-        self._note_connection()
-        steady = anyio.current_time() - self._steady_since
-        if self._outage is not None or steady < self.options.heartbeat_timeout:
-            # what has cut off this node may have cut off the others, who are on their way back
-            return
-        try:
-            dead: list[str] = await self.publisher.execute(partial(absent, uids=uids))
-        except ConnectionLostError:
-            # nobody can be heard meanwhile; heartbeats tell when it is over
-            return
-        for uid in dead:
-            for namespace in self._namespaces.values():
-                if namespace.members.left(uid):
-                    self._member_gone(namespace, uid, "has no listening session, in")
-
     async def _keep_alive(self) -> None:
         interval = self.options.heartbeat_interval
         while True:
             due = anyio.current_time() + interval
             await anyio.sleep(interval)
             now = anyio.current_time()
-            self._note_connection()
+            self._connectivity.look()
             if now - due >= interval:
                 # this process stood still, and has not read yet what came meanwhile
                 for namespace in self._namespaces.values():
                     namespace.members.refresh(now)
             else:
-                self._listen_for_silence(now)
+                self._connectivity.listen_for_silence(now)
             for namespace in list(self._namespaces.values()):
                 if self.listener.connected:
                     for uid in namespace.members.expired(now):
@@ -775,24 +627,6 @@ class Node(ABC):
             # one more interval for nodes that were not heard of yet
             self.requests.purge(now, interval)
             self._local._forget_overdue(now)
-
-    def _listen_for_silence(self, now: float) -> None:
-        """Reconnect the listener when it does not hear what this node has sent."""
-        self._unheard = any(
-            probe.heard is None and now - probe.put_at >= self.options.heartbeat_timeout
-            for probe in self._probes.values()
-        )
-        if not self.listener.connected:
-            return
-        for probe in self._probes.values():
-            sent = probe.committed_at
-            if sent is not None and now - sent >= self.options.heartbeat_timeout:
-                self._deaf = True
-                self.listener.reconnect(
-                    f"it is deaf: a heartbeat of its own in namespace {probe.namespace} has not"
-                    f" come back for {now - sent:.1f} s"
-                )
-                return
 
     def _idle(self, namespace: Namespace, now: float) -> bool:
         if (
@@ -806,9 +640,8 @@ class Node(ABC):
 
     async def _leave(self, namespace: Namespace) -> None:
         del self._namespaces[namespace.name]
-        self._sequence.forget_namespace(namespace.name)
-        for number in [n for n, p in self._probes.items() if p.namespace == namespace.name]:
-            del self._probes[number]
+        self._arrivals.sequence.forget_namespace(namespace.name)
+        self._connectivity.forget_namespace(namespace.name)
         self._put(partial(self._goodbye, namespace.name), namespace.name)
         await self._stop_listening(namespace)
 
@@ -838,68 +671,9 @@ class Node(ABC):
 
     # Receiving
 
-    def _in_sequence(self, namespace: Namespace, message: Message) -> bool:
-        seq = message.seq
-        if seq is None:
-            return True
-        # of emitters, only their origin is their own
-        sender = message.origin or message.sender
-        if namespace.returned and self._is_of_a_node(namespace, message):
-            # one that comes, or comes back, says so itself; what another sent before was missed
-            begin = seq if isinstance(message, Heartbeat) and message.initial else 0
-            self._sequence.position(sender, namespace.name, begin)
-        if isinstance(message, (Heartbeat, AdapterClose)):
-            if missing := self._sequence.tail(sender, namespace.name, seq):
-                self._note_lost(message, missing, "they did not come through PostgreSQL")
-            return True
-        seen = self._sequence.message(sender, namespace.name, seq)
-        if seen is NEXT:
-            return True
-        if seen.verdict is Verdict.REPEAT:
-            self.repeated += 1
-            return False
-        if seen.missing:
-            self._note_lost(message, seen.missing, "they did not come through PostgreSQL")
-        return True
-
     def _is_of_a_node(self, namespace: Namespace, message: Message) -> bool:
         """Tell a node's message from an emitter's."""
         return message.origin is None
-
-    def _note_lost(self, message: Message, count: int, reason: str) -> None:
-        self.lost += count
-        self.report(
-            MessagesLostError(
-                f"{count} message(s) of node {message.origin or message.sender} in namespace"
-                f" {message.namespace} are lost: {reason}",
-                message.origin or message.sender,
-                message.namespace,
-                count,
-            )
-        )
-
-    def _note_garbage(self, error: ProtocolError) -> None:
-        self.garbage += 1
-        kind = str(error)[:120]
-        if kind not in self._garbage_kinds and len(self._garbage_kinds) < _GARBAGE_KINDS:
-            self._garbage_kinds.add(kind)
-            self.report(error)
-
-    def _note_connection(self) -> None:
-        if self.listener.connected and self.publisher.connected:
-            if self._outage is not None:
-                self._steady_since = anyio.current_time()
-            self._outage = None
-            self._isolated = False
-        elif self._outage is None:
-            self._outage = object()
-            self.start_soon(self._note_isolation, self._outage)
-
-    async def _note_isolation(self, outage: object) -> None:
-        # the status itself is also asked for from other threads, which have no loop's clock
-        await anyio.sleep(self.options.heartbeat_timeout)
-        if self._outage is outage:
-            self._isolated = True
 
     def _queue_event(self, message: ServerSideEmit) -> None:
         self._events.append(message)

@@ -166,7 +166,7 @@ async def test_requests_that_wait_for_a_node_end_when_it_is_killed(
         looked.append(await absent(connection, uids))
         return looked[-1]
 
-    monkeypatch.setattr("anyio_sio_pg.node.absent", look)
+    monkeypatch.setattr("anyio_sio_pg.dead_nodes.absent", look)
     async with cluster(uri, prefix, anyio_backend, wire=wire) as made:
         uid = made.uid
         # it cannot answer before it is killed

@@ -154,7 +154,7 @@ async def test_a_namespace_with_a_long_spelling_in_json_is_not_taken_for_deafnes
         heard = a.manager._node
         assert heard is not None
         # heartbeats for twice the time in which one that is not heard means that the node is deaf
-        await eventually(lambda: heard._next_probe > 20)
+        await eventually(lambda: heard._connectivity._last_number > 20)
         assert errors == []
 
 

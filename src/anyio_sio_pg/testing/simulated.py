@@ -27,7 +27,7 @@ from ..postgres.publisher import Publisher
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from ..node import LocalSide
+    from ..local_side import LocalSide
     from ..options import Options
     from ..protocol.messages import Attached
     from ..protocol.wire import Outgoing
