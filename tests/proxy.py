@@ -18,6 +18,7 @@ class Proxy:
         self._gates = {"questions": _Gate(), "answers": _Gate()}
         self._sinks: dict[str, set[SocketStream]] = {"questions": set(), "answers": set()}
         self._cuts: dict[str, int] = {}
+        self._rates: dict[str, float] = {}
         self.port = 0
         self.refusing = False
         self.refused = 0
@@ -38,6 +39,10 @@ class Proxy:
         """Let everything through again, what was held back first."""
         for gate in self._gates.values():
             gate.open()
+
+    def slow_down(self, direction: str, rate: float) -> None:
+        """Let at most ``rate`` bytes a second through in one direction of each connection."""
+        self._rates[direction] = rate
 
     async def cut(self) -> None:
         """Break all connections; what is held back is lost."""
@@ -90,8 +95,13 @@ class Proxy:
                     del self._cuts[direction]
                     await sink.send(data[: size // 2])
                     break
-                if sink in self._sinks[direction]:
-                    await sink.send(data)
+                rate = self._rates.get(direction)
+                size = len(data) if rate is None else max(int(rate / 50), 1)
+                for start in range(0, len(data), size):
+                    if sink in self._sinks[direction]:
+                        await sink.send(data[start : start + size])
+                    if rate is not None:
+                        await anyio.sleep(size / rate)
             scope.cancel()
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             scope.cancel()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 
+from .errors import ConnectionLostError
 from .postgres.listener import Listener
+from .postgres.presence import listens
 from .postgres.publisher import Publisher
 from .status import Status
 
@@ -31,11 +34,13 @@ class Connectivity:
 
     def __init__(
         self,
+        uid: str,
         publisher: Publisher,
         listener: Listener,
         timeout: float,
         start_soon: Callable[[Callable[..., Awaitable[Any]], object], None],
     ):
+        self._uid = uid
         self._publisher = publisher
         self._listener = listener
         self._timeout = timeout
@@ -47,6 +52,7 @@ class Connectivity:
         self._isolated = False
         self._unheard = False
         self._deaf = False
+        self._doubting = False
 
     @property
     def status(self) -> Status:
@@ -125,9 +131,32 @@ class Connectivity:
         for probe in self._probes.values():
             sent = probe.committed_at
             if sent is not None and now - sent >= self._timeout:
-                self._deaf = True
-                self._listener.reconnect(
+                reason = (
                     f"it is deaf: a heartbeat of its own in namespace {probe.namespace} has not"
                     f" come back for {now - sent:.1f} s"
                 )
+                if now - self._listener.active_at >= self._timeout:
+                    self._reconnect(reason)
+                elif not self._doubting:
+                    self._doubting = True
+                    self._start_soon(self._doubt, reason)
                 return
+
+    async def _doubt(self, reason: str) -> None:
+        """Reconnect the listener unless it is only behind with what it hears.
+
+        What it hears may be of another server, where this node's own does not come.
+        """
+        try:
+            behind = await self._publisher.execute(partial(listens, uid=self._uid))
+        except ConnectionLostError:
+            # what cannot be sent cannot come back either
+            return
+        finally:
+            self._doubting = False
+        if not behind:
+            self._reconnect(reason)
+
+    def _reconnect(self, reason: str) -> None:
+        self._deaf = True
+        self._listener.reconnect(reason)

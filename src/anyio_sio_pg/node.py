@@ -92,7 +92,7 @@ class Node(ABC):
         self.publisher = self._make_publisher()
         self.listener = self._make_listener()
         self._connectivity = Connectivity(
-            self.publisher, self.listener, options.heartbeat_timeout, self.start_soon
+            uid, self.publisher, self.listener, options.heartbeat_timeout, self.start_soon
         )
         self._namespaces: dict[str, Namespace] = {}
         self._numbers: dict[str, int] = {}

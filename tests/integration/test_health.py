@@ -13,11 +13,13 @@ import pytest
 
 from anyio_sio_pg import (
     AdapterClosedError,
+    AnyIOConnection,
     ConnectionLostError,
     PostgresManager,
     RequestTimeoutError,
     Status,
 )
+from anyio_sio_pg.postgres import presence
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import FAST, acquainted, eventually, node
 from proxy import proxy
@@ -140,6 +142,44 @@ async def test_deaf(
             await health.is_up()
             assert health.take_errors() == []
         await health.is_closed()
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_what_others_send_does_not_show_that_a_node_hears_itself(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    """It may be behind; but after a failover its listener may also be on another server."""
+    errors: list[str] = []
+    asked = 0
+
+    async def listens(connection: AnyIOConnection, uid: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return not elsewhere and await presence.listens(connection, uid)
+
+    monkeypatch.setattr("anyio_sio_pg.connectivity.listens", listens)
+    report = lambda error: errors.append(str(error))
+    async with node(uri, prefix) as a, node(uri, prefix, on_error=report, **FAST) as b:
+        assert b.manager._node is not None
+        with monkeypatch.context() as unheard, anyio.fail_after(10):
+            unheard.setattr(b.manager._node._connectivity, "heard", lambda number: None)
+            while not errors and asked < 5:
+                await a.manager.emit("goes on")
+                await anyio.sleep(0.01)
+        if elsewhere:
+            assert "it is deaf" in errors[0]
+            await eventually(lambda: b.manager.stats().reconnects >= 1)
+        else:
+            assert errors == []
+            assert b.manager.stats().reconnects == 0
+
+
+async def test_a_session_does_not_see_itself_as_a_nodes_other_one(uri: str, prefix: str) -> None:
+    async with await AnyIOConnection.connect(uri) as one, await AnyIOConnection.connect(uri) as two:
+        await presence.hold(one, prefix)
+        assert not await presence.listens(one, prefix)
+        assert await presence.listens(two, prefix)
+        assert not await presence.listens(two, "another")
 
 
 @pytest.mark.parametrize("which", ["publisher", "listener"])

@@ -369,9 +369,36 @@ async def test_a_statement_of_a_listener_that_stood_still_is_not_given_up(
     async with node(uri, prefix, heartbeat_interval=0.1, heartbeat_timeout=0.2) as a:
         listener = a.manager._node.listener  # type: ignore[union-attr]
         # like one of its own: nothing else is sent on its connection
-        assert await listener._in_time(answer()) == "answer"
+        assert await listener._in_time(listener.connection, answer()) == "answer"
         with pytest.raises(Exception, match="had no answer within"):
-            await listener._in_time(anyio.sleep(20))
+            await listener._in_time(listener.connection, anyio.sleep(20))
+
+
+async def test_an_answer_on_its_way_is_waited_for_by_the_listener(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    """A statement was given up while what was before its answer was still being read."""
+    async with (
+        proxy(postgres.port) as gate,
+        node(postgres.uri, prefix) as a,
+        node(
+            postgres.uri,
+            prefix,
+            listen_uri=gate.uri,
+            heartbeat_interval=0.2,
+            heartbeat_timeout=0.5,
+        ) as b,
+    ):
+        there = await b.client()
+        await a.manager.emit("first")
+        await eventually(lambda: there.read() or there.log)
+        gate.slow_down("answers", 200_000)
+        started = anyio.current_time()
+        for _ in range(24):
+            await a.manager.emit("n", "x" * 9_000)
+        await eventually(lambda: there.read() or len(there.log) == 25)
+        assert anyio.current_time() - started > 0.5
+        assert b.manager.stats().reconnects == 0
 
 
 async def test_a_callback_keeps_its_namespace_listened_to(

@@ -82,6 +82,9 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
 
     cancel_timeout: float = 5.0
 
+    reads: int = 0
+    """How often something has come from the server."""
+
     def __init__(self, pgconn: pq.abc.PGconn, row_factory: Any = tuple_row):
         super().__init__(pgconn, row_factory)
         self.lock = cast("Any", anyio.Lock())
@@ -138,14 +141,35 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
             await anyio.lowlevel.cancel_shielded_checkpoint()
         try:
             if timeout is None:
-                return await _wait(gen, self.pgconn.socket)
+                return await self._wait(gen)
             with anyio.move_on_after(timeout):
-                return await _wait(gen, self.pgconn.socket, look=True)
+                return await self._wait(gen, look=True)
             raise errors._WaitTimeout("wait timeout expired")
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == _ACTIVE:
                 await self._stop_query(gen)
             raise
+
+    async def _wait(self, gen: PQGen[RV], *, look: bool = False) -> RV:
+        """Run a generator to its end; with ``look`` it sees what is ready even if there is no time."""
+        fd = self.pgconn.socket
+        try:
+            wanted: int = next(gen)
+            while True:
+                ready = (_look(fd) & wanted if look else 0) or await _ready(fd, wanted)
+                if ready & _READ:
+                    self.reads += 1
+                wanted = gen.send(cast("Any", ready))
+        except StopIteration as stop:
+            return cast("RV", stop.value)
+        except (OSError, anyio.ClosedResourceError) as exc:
+            raise errors.OperationalError("connection socket closed") from exc
+
+    async def _wait_for_cancelled(self, gen: PQGen[Any]) -> None:
+        try:
+            await self._wait(gen)
+        except errors.QueryCanceled:
+            pass
 
     async def _stop_query(self, gen: PQGen[Any]) -> None:
         """Cancel the running query and read its end; close the connection where that fails."""
@@ -155,11 +179,11 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
                 await self.cancel_safe(timeout=self.cancel_timeout)
                 # what a pipeline still owes cannot be told: its connection is of no more use
                 if self._pipeline is None:
-                    await _wait_for_cancelled(gen, self.pgconn.socket)
+                    await self._wait_for_cancelled(gen)
                     if self.pgconn.transaction_status == _ACTIVE:
                         # the rest of a stream; a COPY's end is left to its own block
                         rest = generators.fetch_many(self.pgconn)
-                        await _wait_for_cancelled(rest, self.pgconn.socket)
+                        await self._wait_for_cancelled(rest)
                     stopped = True
             except errors.Error:
                 pass
@@ -395,19 +419,6 @@ def backoff(attempt: int, first: float = 0.05, most: float = 5.0) -> float:
     return min(most, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-async def _wait(gen: PQGen[RV], fd: int, *, look: bool = False) -> RV:
-    """Run a generator to its end; with ``look`` it sees what is ready even if there is no time."""
-    try:
-        wanted: int = next(gen)
-        while True:
-            ready = (_look(fd) & wanted if look else 0) or await _ready(fd, wanted)
-            wanted = gen.send(cast("Any", ready))
-    except StopIteration as stop:
-        return cast("RV", stop.value)
-    except (OSError, anyio.ClosedResourceError) as exc:
-        raise errors.OperationalError("connection socket closed") from exc
-
-
 async def _wait_connection(gen: PQGenConn[RV]) -> RV:
     try:
         fd, wanted = next(gen)
@@ -420,13 +431,6 @@ async def _wait_connection(gen: PQGenConn[RV]) -> RV:
     finally:
         # with it goes the socket of an attempt that was given up
         gen.close()
-
-
-async def _wait_for_cancelled(gen: PQGen[Any], fd: int) -> None:
-    try:
-        await _wait(gen, fd)
-    except errors.QueryCanceled:
-        pass
 
 
 async def _ready(fd: int, wanted: int) -> int:

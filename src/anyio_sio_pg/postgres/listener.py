@@ -106,6 +106,7 @@ class Listener:
         self._wake: anyio.CancelScope | None = None
         self._turn_ends = 0.0
         self._statement: anyio.CancelScope | None = None
+        self._statement_on: AnyConnection | None = None
         self._statement_begins = anyio.Event()
         self._stop = anyio.CancelScope()
         self._watch_scope = anyio.CancelScope()
@@ -113,6 +114,7 @@ class Listener:
         self._broken: str | None = None
         self.connected = False
         self.reconnects = 0
+        self.active_at = 0.0
 
     @property
     def connection(self) -> AnyConnection | None:
@@ -241,7 +243,7 @@ class Listener:
                     await close_session(current, 1.0)
 
     async def _watch(self) -> None:
-        """End statements that have no answer in time.
+        """End statements for which nothing comes for too long.
 
         A clock would also count the time in which this process stands still, and cannot read.
         """
@@ -249,15 +251,24 @@ class Listener:
         with self._watch_scope:
             while True:
                 while (statement := self._statement) is not None:
-                    for _ in range(steps):
+                    silent = 0
+                    reads = self._reads()
+                    while self._statement is statement and silent < steps:
                         await anyio.sleep(self._deadline / steps)
-                        if self._statement is not statement:
-                            break
-                    else:
+                        silent += 1
+                        if (now := self._reads()) != reads:
+                            # before the answer comes all that is on its way already
+                            silent, reads = 0, now
+                            self.active_at = anyio.current_time()
+                    if self._statement is statement:
                         statement.cancel()
                         self._statement = None
                 self._statement_begins = anyio.Event()
                 await self._statement_begins.wait()
+
+    def _reads(self) -> int:
+        connection = self._statement_on
+        return connection.reads if isinstance(connection, AnyIOConnection) else 0
 
     async def _listen_all(self, connection: AnyConnection) -> None:
         self._broken = None
@@ -275,7 +286,7 @@ class Listener:
                 done.update(todo)
             else:
                 self._caught_up = True
-                await self._in_time(self._introduce(connection))
+                await self._in_time(connection, self._introduce(connection))
                 introduced = True
         self._connection = connection
         self.connected = True
@@ -321,14 +332,14 @@ class Listener:
             return {}
         started = anyio.current_time()
         try:
-            marks = await self._in_time(log.senders(connection, channel))
+            marks = await self._in_time(connection, log.senders(connection, channel))
             if (joined := self._joined.get(channel)) is not None:
                 now = anyio.current_time()
                 for sender in marks:
                     # rather something from just before than to leave out what came just after
                     age = anyio.current_time() - joined + (now - started) + _MARGIN
                     marks[sender] = await self._in_time(
-                        log.before(connection, channel, sender, age)
+                        connection, log.before(connection, channel, sender, age)
                     )
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")
@@ -342,10 +353,12 @@ class Listener:
         complete = anyio.current_time() - self.heard < log.retention
         name = channel.encode()
         try:
-            newest_of = await self._in_time(log.senders(connection, channel))
+            newest_of = await self._in_time(connection, log.senders(connection, channel))
             for sender in newest_of.keys() - before.keys() if complete else ():
                 # what it sent before its first row was before this node listened
-                before[sender] = await self._in_time(log.before(connection, channel, sender))
+                before[sender] = await self._in_time(
+                    connection, log.before(connection, channel, sender)
+                )
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")
             newest_of = {}
@@ -365,7 +378,9 @@ class Listener:
             after = log.position(channel, sender, begin)
             while after < newest:
                 try:
-                    rows = await self._in_time(log.rows(connection, channel, sender, after))
+                    rows = await self._in_time(
+                        connection, log.rows(connection, channel, sender, after)
+                    )
                 except psycopg.Error as exc:
                     self._cannot_read(connection, exc, "the log")
                     return
@@ -386,7 +401,7 @@ class Listener:
         self, connection: AnyConnection, log: MessageLog, channel: str, sender: str
     ) -> int:
         """Return where the numbers begin of a sender of which some rows may be gone."""
-        rows = await self._in_time(log.rows(connection, channel, sender, 0))
+        rows = await self._in_time(connection, log.rows(connection, channel, sender, 0))
         # a node makes itself known, and is missed from its first message on; an emitter does not
         return rows[0].seq - 1 if rows and rows[0].payload.startswith(_EMITTER) else 0
 
@@ -447,7 +462,7 @@ class Listener:
                 raise
             if connection.closed:
                 raise _LostError("the server ended it")
-            self.heard = anyio.current_time()
+            self.heard = self.active_at = anyio.current_time()
 
     def _collect(self, connection: AnyConnection) -> None:
         self._inbox.extend(iter(connection.pgconn.notifies, None))
@@ -506,6 +521,7 @@ class Listener:
 
     async def _end_turn(self) -> None:
         """Let the other tasks run."""
+        self.active_at = anyio.current_time()
         await anyio.lowlevel.checkpoint()
         self._turn_ends = time.monotonic() + _LONGEST_TURN
 
@@ -513,7 +529,7 @@ class Listener:
         if self._log is None or message.seq is None:
             return None
         try:
-            return await self._in_time(self._log.body(connection, message))
+            return await self._in_time(connection, self._log.body(connection, message))
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")
             return None
@@ -539,7 +555,7 @@ class Listener:
     async def _execute(
         self, connection: AnyConnection, query: str, parameters: list[Any] | None = None
     ) -> list[Any]:
-        return await self._in_time(self._fetch_all(connection, query, parameters))
+        return await self._in_time(connection, self._fetch_all(connection, query, parameters))
 
     async def _fetch_all(
         self, connection: AnyConnection, query: str, parameters: list[Any] | None
@@ -547,7 +563,8 @@ class Listener:
         cursor = await connection.execute(query.encode(), parameters, binary=bool(parameters))
         return await cursor.fetchall() if parameters else []
 
-    async def _in_time(self, call: Awaitable[T]) -> T:
+    async def _in_time(self, connection: AnyConnection, call: Awaitable[T]) -> T:
+        self._statement_on = connection
         with anyio.CancelScope() as self._statement:
             self._statement_begins.set()
             try:

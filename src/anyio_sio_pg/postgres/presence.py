@@ -37,6 +37,14 @@ WITH held AS MATERIALIZED (
 SELECT k.key FROM pg_catalog.unnest(%b::int8[]) AS k(key)
 WHERE NOT EXISTS (SELECT FROM held WHERE held.key = k.key)"""
 
+LISTENS: Final = b"""\
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_database AS d ON d.oid = l.database
+  WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+  AND d.datname = pg_catalog.current_database() AND l.pid <> pg_catalog.pg_backend_pid()
+  AND (l.classid::int8 << 32) | l.objid::int8 = %b::int8
+)"""
+
 _INTRODUCE = """\
 SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int4, %b::int4)"""
 
@@ -92,6 +100,13 @@ async def absent(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
     by_key = {_key(uid): uid for uid in uids}
     cursor = await connection.execute(ABSENT, [list(by_key)], binary=True)
     return [by_key[row[0]] for row in await cursor.fetchall()]
+
+
+async def listens(connection: AnyConnection, uid: str) -> bool:
+    """Tell whether a node has another session than this one in this database."""
+    cursor = await connection.execute(LISTENS, [_key(uid)], binary=True)
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
 
 
 async def introduce(connection: AnyConnection, name: str) -> str:

@@ -21,7 +21,7 @@ from ..manager import PostgresManager
 from ..postgres.connection import CONNECT_TIMEOUT, AnyConnection
 from ..postgres.listener import Listener
 from ..postgres.log import AT_ONCE, MessageLog, Row
-from ..postgres.presence import ABSENT, HOLD
+from ..postgres.presence import ABSENT, HOLD, LISTENS
 from ..postgres.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -215,6 +215,9 @@ class _Cursor(NamedTuple):
     async def fetchall(self) -> list[Any]:
         return self.rows
 
+    async def fetchone(self) -> Any:
+        return self.rows[0]
+
 
 class _Session:
     """As much of a psycopg connection as the adapter uses."""
@@ -290,6 +293,9 @@ class _Session:
         if query == ABSENT:
             held = self.network.held()
             return _Cursor([(key,) for key in parameters[0] if key not in held])
+        if query == LISTENS:
+            others = (s for sessions in self.network._sessions.values() for s in sessions)
+            return _Cursor([(any(parameters[0] in s.locks for s in others if s is not self),)])
         raise psycopg.ProgrammingError(f"the simulated PostgreSQL does not know {query!r}")
 
     async def publish(self, batch: list[Outgoing], sender: str | None) -> None:
