@@ -69,6 +69,14 @@ class Connectivity:
         since = anyio.current_time() - self._steady_since
         return self._outage is None and since >= self._timeout
 
+    def behind(self, now: float, delay: float) -> bool:
+        """Whether a heartbeat of this node's own takes more than ``delay`` seconds to come back.
+
+        What the others sent since may be on its way as well.
+        """
+        sent = (probe.committed_at for probe in self._probes.values())
+        return any(at is not None and now - at >= delay for at in sent)
+
     def look(self) -> None:
         """Take note of whether both sessions are there."""
         if self._listener.connected and self._publisher.connected:

@@ -616,8 +616,9 @@ class Node(ABC):
                     namespace.members.refresh(now)
             else:
                 self._connectivity.listen_for_silence(now)
+            hears = self.listener.connected and not self._connectivity.behind(now, interval / 2)
             for namespace in list(self._namespaces.values()):
-                if self.listener.connected:
+                if hears:
                     for uid in namespace.members.expired(now):
                         self._member_gone(namespace, uid, "is silent in")
                 if self._idle(namespace, now):
