@@ -394,7 +394,9 @@ async def test_a_listener_that_is_behind_gives_nobody_up(
         started = anyio.current_time()
         for _ in range(32):
             await a.manager.emit("n", "x" * 9_000)
+        await eventually(lambda: b.manager.status == "isolated")
         await eventually(lambda: there.read() or len(there.log) == 33)
+        await eventually(lambda: b.manager.status == "connected")
         assert anyio.current_time() - started > 2 * 0.5
         assert b.manager.stats().reconnects == 0
         assert "is silent" not in caplog.text
