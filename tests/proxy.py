@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -124,9 +125,13 @@ class _Gate:
 
 
 @asynccontextmanager
-async def proxy(target_port: int) -> AsyncIterator[Proxy]:
+async def proxy(target_port: int, *, buffer: int | None = None) -> AsyncIterator[Proxy]:
+    """Run a proxy; ``buffer`` is how many bytes the kernel keeps of what comes from a client."""
     made = Proxy(target_port)
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        if buffer is not None:
+            raw = listener.extra(anyio.abc.SocketAttribute.raw_socket)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         made.port = listener.extra(anyio.abc.SocketAttribute.local_port)
         async with anyio.create_task_group() as tg:
             tg.start_soon(listener.serve, made._serve)

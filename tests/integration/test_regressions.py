@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import socket
 import time
 from collections import Counter
 from typing import Any
@@ -370,9 +372,9 @@ async def test_a_statement_of_a_listener_that_stood_still_is_not_given_up(
     async with node(uri, prefix, heartbeat_interval=0.1, heartbeat_timeout=0.2) as a:
         listener = a.manager._node.listener  # type: ignore[union-attr]
         # like one of its own: nothing else is sent on its connection
-        assert await listener._in_time(listener.connection, answer()) == "answer"
+        assert await listener._patience.wait(listener.connection, answer()) == "answer"
         with pytest.raises(Exception, match="had no answer within"):
-            await listener._in_time(listener.connection, anyio.sleep(20))
+            await listener._patience.wait(listener.connection, anyio.sleep(20))
 
 
 async def test_a_listener_that_is_behind_gives_nobody_up(
@@ -400,6 +402,31 @@ async def test_a_listener_that_is_behind_gives_nobody_up(
         assert anyio.current_time() - started > 2 * 0.5
         assert b.manager.stats().reconnects == 0
         assert "is silent" not in caplog.text
+
+
+async def test_a_message_on_its_way_is_waited_for_by_the_publisher(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    """One that took longer than the heartbeat's timeout was sent again for ever."""
+    options = {"heartbeat_interval": 0.3, "heartbeat_timeout": 1.0}
+    large = "x" * 2_400_000
+    async with (
+        proxy(postgres.port, buffer=32_768) as gate,
+        node(gate.uri, prefix, listen_uri=postgres.uri, **options) as a,
+        node(postgres.uri, prefix) as b,
+    ):
+        there = await b.client()
+        publisher = a.manager.publisher
+        assert publisher is not None
+        with socket.socket(fileno=os.dup(publisher.pgconn.socket)) as ours:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+        gate.slow_down("questions", 800_000)
+        started = anyio.current_time()
+        await a.manager.emit("large", large)
+        await there.expect(["large", large])
+        assert anyio.current_time() - started > 2 * 1.0
+        assert a.manager.stats().reconnects == 0
+        assert b.manager.stats().repeated == 0
 
 
 async def test_a_callback_keeps_its_namespace_listened_to(

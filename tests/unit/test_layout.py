@@ -31,6 +31,7 @@ ORDER = [
     "protocol.legacy_wire",
     "postgres",
     "postgres.connection",
+    "postgres.patience",
     "postgres.schema",
     "postgres.log",
     "postgres.publisher",

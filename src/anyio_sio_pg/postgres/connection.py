@@ -82,8 +82,8 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
 
     cancel_timeout: float = 5.0
 
-    reads: int = 0
-    """How often something has come from the server."""
+    moves: int = 0
+    """How often something could be read from the server or written to it."""
 
     def __init__(self, pgconn: pq.abc.PGconn, row_factory: Any = tuple_row):
         super().__init__(pgconn, row_factory)
@@ -157,8 +157,7 @@ class AnyIOConnection(psycopg.AsyncConnection[Any]):
             wanted: int = next(gen)
             while True:
                 ready = (_look(fd) & wanted if look else 0) or await _ready(fd, wanted)
-                if ready & _READ:
-                    self.reads += 1
+                self.moves += 1
                 wanted = gen.send(cast("Any", ready))
         except StopIteration as stop:
             return cast("RV", stop.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from ..errors import AdapterError, ConnectionLostError
 from ..protocol.messages import Attached, Message
 from .connection import AnyConnection, AnyIOConnection, backoff, close_session
 from .log import MessageLog
+from .patience import Patience, SilentError
 from .publisher import RETRY_CLASSES, Open, Prepare, Report
 
 logger = logging.getLogger("anyio_sio_pg")
@@ -69,7 +70,8 @@ class Listener:
 
     The task that runs it is alone on its connection: it reads notifications, runs LISTEN and
     fetches attachments. ``open`` makes a connection; ``introduce`` runs on each once it listens;
-    ``deadline`` is the seconds that a statement may take before the connection counts as dead.
+    ``silence`` is the seconds after which a connection on which nothing moves before a statement's
+    answer counts as dead.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Listener:
         table: str,
         receiver: Receiver,
         log: MessageLog | None = None,
-        deadline: float,
+        silence: float,
         report: Report,
         redact: Callable[[object], str] = str,
     ):
@@ -96,7 +98,6 @@ class Listener:
         self._held: list[tuple[bytes, bytes]] = []
         self.catching_up = False
         self.replaying = False
-        self._deadline = deadline
         self._report = report
         self._redact = redact
         self._channels: set[str] = set()
@@ -105,21 +106,23 @@ class Listener:
         self._pending: deque[Message] = deque()
         self._wake: anyio.CancelScope | None = None
         self._turn_ends = 0.0
-        self._statement: anyio.CancelScope | None = None
-        self._statement_on: AnyConnection | None = None
-        self._statement_begins = anyio.Event()
+        self._patience = Patience(silence)
         self._stop = anyio.CancelScope()
-        self._watch_scope = anyio.CancelScope()
         self._connection: AnyConnection | None = None
         self._broken: str | None = None
         self.connected = False
         self.reconnects = 0
-        self.active_at = 0.0
+        self._active_at = 0.0
 
     @property
     def connection(self) -> AnyConnection | None:
         """The session, or None while there is none."""
         return self._connection
+
+    @property
+    def active_at(self) -> float:
+        """When it last received or delivered something, on the loop's clock."""
+        return max(self._active_at, self._patience.moved_at)
 
     async def listen(self, channel: str) -> None:
         """Listen on a channel from now on; return when that is in force.
@@ -166,7 +169,7 @@ class Listener:
         if isinstance(self._connection, AnyIOConnection):
             self._connection.cancel_timeout = 0.25
         self._stop.cancel()
-        self._watch_scope.cancel()
+        self._patience.stop()
 
     @asynccontextmanager
     async def running(self, task_group: TaskGroup) -> AsyncGenerator[None]:
@@ -175,7 +178,7 @@ class Listener:
         :raises AdapterError: PostgreSQL cannot be reached or refuses.
         """
         connection = await self._open()
-        task_group.start_soon(self._watch)
+        task_group.start_soon(self._patience.run)
         try:
             await task_group.start(self._run, connection)
         finally:
@@ -215,7 +218,7 @@ class Listener:
                             logger.info("the listener is connected again")
                         first = False
                         await self._read(current)
-                    except (_LostError, psycopg.Error, AdapterError) as exc:
+                    except (_LostError, SilentError, psycopg.Error, AdapterError) as exc:
                         was_connected = self.connected
                         self._disconnected()
                         if current is not None:
@@ -242,34 +245,6 @@ class Listener:
                 with anyio.CancelScope(shield=True):
                     await close_session(current, 1.0)
 
-    async def _watch(self) -> None:
-        """End statements for which nothing comes for too long.
-
-        A clock would also count the time in which this process stands still, and cannot read.
-        """
-        steps = 8
-        with self._watch_scope:
-            while True:
-                while (statement := self._statement) is not None:
-                    silent = 0
-                    reads = self._reads()
-                    while self._statement is statement and silent < steps:
-                        await anyio.sleep(self._deadline / steps)
-                        silent += 1
-                        if (now := self._reads()) != reads:
-                            # before the answer comes all that is on its way already
-                            silent, reads = 0, now
-                            self.active_at = anyio.current_time()
-                    if self._statement is statement:
-                        statement.cancel()
-                        self._statement = None
-                self._statement_begins = anyio.Event()
-                await self._statement_begins.wait()
-
-    def _reads(self) -> int:
-        connection = self._statement_on
-        return connection.reads if isinstance(connection, AnyIOConnection) else 0
-
     async def _listen_all(self, connection: AnyConnection) -> None:
         self._broken = None
         if self._caught_up:
@@ -286,7 +261,7 @@ class Listener:
                 done.update(todo)
             else:
                 self._caught_up = True
-                await self._in_time(connection, self._introduce(connection))
+                await self._patience.wait(connection, self._introduce(connection))
                 introduced = True
         self._connection = connection
         self.connected = True
@@ -332,13 +307,13 @@ class Listener:
             return {}
         started = anyio.current_time()
         try:
-            marks = await self._in_time(connection, log.senders(connection, channel))
+            marks = await self._patience.wait(connection, log.senders(connection, channel))
             if (joined := self._joined.get(channel)) is not None:
                 now = anyio.current_time()
                 for sender in marks:
                     # rather something from just before than to leave out what came just after
                     age = anyio.current_time() - joined + (now - started) + _MARGIN
-                    marks[sender] = await self._in_time(
+                    marks[sender] = await self._patience.wait(
                         connection, log.before(connection, channel, sender, age)
                     )
         except psycopg.Error as exc:
@@ -353,10 +328,10 @@ class Listener:
         complete = anyio.current_time() - self.heard < log.retention
         name = channel.encode()
         try:
-            newest_of = await self._in_time(connection, log.senders(connection, channel))
+            newest_of = await self._patience.wait(connection, log.senders(connection, channel))
             for sender in newest_of.keys() - before.keys() if complete else ():
                 # what it sent before its first row was before this node listened
-                before[sender] = await self._in_time(
+                before[sender] = await self._patience.wait(
                     connection, log.before(connection, channel, sender)
                 )
         except psycopg.Error as exc:
@@ -378,7 +353,7 @@ class Listener:
             after = log.position(channel, sender, begin)
             while after < newest:
                 try:
-                    rows = await self._in_time(
+                    rows = await self._patience.wait(
                         connection, log.rows(connection, channel, sender, after)
                     )
                 except psycopg.Error as exc:
@@ -401,7 +376,7 @@ class Listener:
         self, connection: AnyConnection, log: MessageLog, channel: str, sender: str
     ) -> int:
         """Return where the numbers begin of a sender of which some rows may be gone."""
-        rows = await self._in_time(connection, log.rows(connection, channel, sender, 0))
+        rows = await self._patience.wait(connection, log.rows(connection, channel, sender, 0))
         # a node makes itself known, and is missed from its first message on; an emitter does not
         return rows[0].seq - 1 if rows and rows[0].payload.startswith(_EMITTER) else 0
 
@@ -462,7 +437,7 @@ class Listener:
                 raise
             if connection.closed:
                 raise _LostError("the server ended it")
-            self.heard = self.active_at = anyio.current_time()
+            self.heard = self._active_at = anyio.current_time()
 
     def _collect(self, connection: AnyConnection) -> None:
         self._inbox.extend(iter(connection.pgconn.notifies, None))
@@ -521,7 +496,7 @@ class Listener:
 
     async def _end_turn(self) -> None:
         """Let the other tasks run."""
-        self.active_at = anyio.current_time()
+        self._active_at = anyio.current_time()
         await anyio.lowlevel.checkpoint()
         self._turn_ends = time.monotonic() + _LONGEST_TURN
 
@@ -529,7 +504,7 @@ class Listener:
         if self._log is None or message.seq is None:
             return None
         try:
-            return await self._in_time(connection, self._log.body(connection, message))
+            return await self._patience.wait(connection, self._log.body(connection, message))
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")
             return None
@@ -555,23 +530,13 @@ class Listener:
     async def _execute(
         self, connection: AnyConnection, query: str, parameters: list[Any] | None = None
     ) -> list[Any]:
-        return await self._in_time(connection, self._fetch_all(connection, query, parameters))
+        return await self._patience.wait(connection, self._fetch_all(connection, query, parameters))
 
     async def _fetch_all(
         self, connection: AnyConnection, query: str, parameters: list[Any] | None
     ) -> list[Any]:
         cursor = await connection.execute(query.encode(), parameters, binary=bool(parameters))
         return await cursor.fetchall() if parameters else []
-
-    async def _in_time(self, connection: AnyConnection, call: Awaitable[T]) -> T:
-        self._statement_on = connection
-        with anyio.CancelScope() as self._statement:
-            self._statement_begins.set()
-            try:
-                return await call
-            finally:
-                self._statement = None
-        raise _LostError(f"a statement had no answer within {self._deadline:g} s")
 
 
 def _statement(command: str, channel: str) -> str:

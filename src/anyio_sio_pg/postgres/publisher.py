@@ -21,6 +21,7 @@ from ..errors import AdapterClosedError, AdapterError, ConnectionLostError, Publ
 from ..protocol.batch import ONE, Log, statement, take
 from ..protocol.wire import Outgoing
 from .connection import AnyConnection, AnyIOConnection, backoff, close_session
+from .patience import Patience, SilentError
 
 logger = logging.getLogger("anyio_sio_pg")
 
@@ -83,10 +84,10 @@ class Publisher:
 
     ``open`` makes a connection; ``prepare`` makes the attachments table usable on it;
     ``log`` is where messages are kept for nodes that are away; with it nothing is given up for want
-    of resources. ``limit`` is the outbox's size in messages; ``deadline`` the seconds after which a batch without
-    an answer means that the connection is dead; ``patience`` the seconds for which a batch that the
-    server refuses for want of resources is tried again; ``drain_timeout`` those that the outbox is
-    given to empty itself at the end.
+    of resources. ``limit`` is the outbox's size in messages; ``silence`` the seconds after which a
+    connection on which nothing moves before the answer counts as dead; ``tries_for`` those for which
+    a batch that the server refuses for want of resources is tried again; ``drain_timeout`` those
+    that the outbox is given to empty itself at the end.
     """
 
     def __init__(
@@ -97,8 +98,8 @@ class Publisher:
         table: str,
         log: Log | None = None,
         limit: int,
-        deadline: float,
-        patience: float,
+        silence: float,
+        tries_for: float,
         drain_timeout: float,
         report: Report,
         redact: Callable[[object], str] = str,
@@ -108,8 +109,8 @@ class Publisher:
         self._table = table
         self._log = log
         self._limit = limit
-        self._deadline = deadline
-        self._patience = patience
+        self._patience = Patience(silence)
+        self._tries_for = tries_for
         self._drain_timeout = drain_timeout
         self._report = report
         self._redact = redact
@@ -121,7 +122,7 @@ class Publisher:
         self._flushes: deque[tuple[int, anyio.Event]] = deque()
         self._commits: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake: anyio.CancelScope | None = None
-        self._ahead_since: float | None = None
+        self._ahead = False
         self._stop = anyio.CancelScope()
         self._connection: AnyConnection | None = None
         self._drain_until: float | None = None
@@ -159,7 +160,7 @@ class Publisher:
         self._accepted += 1
         if committed is not None:
             self._commits.append((self._accepted, committed))
-        if self._ahead_since is None and not self._send_ahead(message):
+        if not self._ahead and not self._send_ahead(message):
             self._rouse()
 
     def _send_ahead(self, message: Outgoing) -> bool:
@@ -187,8 +188,8 @@ class Publisher:
         except psycopg.Error:
             # the task will find the same, and reconnect
             return False
-        self._ahead_since = anyio.current_time()
-        wake.deadline = self._ahead_since + self._deadline
+        self._ahead = True
+        self._patience.begin(connection, wake)
         return True
 
     def put_control(
@@ -283,6 +284,7 @@ class Publisher:
             error that one is raised, with a note.
         """
         connection = await self._open()
+        task_group.start_soon(self._patience.run)
         try:
             await self._prepare(connection)
             await task_group.start(self._run, connection)
@@ -346,10 +348,10 @@ class Publisher:
                     self._connection = current
                     try:
                         await self._publish(current)
-                    except (_LostError, psycopg.Error) as exc:
+                    except (_LostError, SilentError, psycopg.Error) as exc:
                         self._connection = None
                         # what was on its way is still in the outbox
-                        self._ahead_since = None
+                        self._ahead = False
                         await current.close()
                         current = None
                         lost = ConnectionLostError(
@@ -368,6 +370,7 @@ class Publisher:
     def stop(self) -> None:
         """Make :meth:`_run` end, whatever it is doing."""
         self.closed = True
+        self._patience.stop()
         if isinstance(self._connection, AnyIOConnection):
             self._connection.cancel_timeout = 0.25
         self._stop.cancel()
@@ -391,7 +394,7 @@ class Publisher:
     async def _publish(self, connection: AnyConnection) -> None:
         connection.add_notice_handler(self._take_notice)
         while True:
-            if self._ahead_since is not None:
+            if self._ahead:
                 await self._send(connection, [self._outbox[0]])
             while self._jobs:
                 await self._run_job(connection, self._jobs.popleft())
@@ -402,9 +405,8 @@ class Publisher:
 
     async def _run_job(self, connection: AnyConnection, job: _Job) -> None:
         try:
-            with anyio.fail_after(self._deadline):
-                job.result = await job.run(connection)
-        except (psycopg.Error, TimeoutError) as exc:
+            job.result = await self._patience.wait(connection, job.run(connection))
+        except (psycopg.Error, SilentError) as exc:
             job.error = ConnectionLostError(self._redact(exc).strip())
             if connection.closed:
                 raise _LostError(str(job.error)) from None
@@ -421,11 +423,11 @@ class Publisher:
                 raise _LostError("its socket was closed") from exc
             finally:
                 self._wake = None
+                self._patience.end()
             connection.pgconn.consume_input()
             if connection.closed:
                 raise _LostError("the server ended it")
-        if scope.cancelled_caught and anyio.current_time() >= scope.deadline:
-            raise _LostError(f"a batch had no answer within {self._deadline:g} s")
+        self._patience.check(scope)
 
     async def _send(
         self, connection: AnyConnection, batch: list[Outgoing], since: float | None = None
@@ -453,9 +455,9 @@ class Publisher:
                     exc = failure
                 state = exc.sqlstate or ""
                 if state == _QUEUE_FULL:
-                    await self._heal_queue(connection, exc)
+                    await self._patience.wait(connection, self._heal_queue(connection, exc))
                 elif not state.startswith(RETRY_CLASSES) or (
-                    anyio.current_time() - started >= self._patience and self._log is None
+                    anyio.current_time() - started >= self._tries_for and self._log is None
                 ):
                     break
                 elif attempt == 0:
@@ -477,19 +479,13 @@ class Publisher:
 
     async def _execute(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
         self._refusal = ""
-        since, self._ahead_since = self._ahead_since, None
-        began = anyio.current_time() if since is None else since
-        with anyio.CancelScope(deadline=began + self._deadline) as scope:
-            try:
-                if since is None:
-                    await self._commit(connection, batch)
-                else:
-                    await self._take_answer(connection)
-            except psycopg.Error as exc:
-                self._refusal = str(exc).strip()
-                raise
-        if scope.cancelled_caught:
-            raise _LostError(f"a batch had no answer within {self._deadline:g} s")
+        ahead, self._ahead = self._ahead, False
+        send = self._take_answer(connection) if ahead else self._commit(connection, batch)
+        try:
+            await self._patience.wait(connection, send)
+        except psycopg.Error as exc:
+            self._refusal = str(exc).strip()
+            raise
 
     async def _commit(self, connection: AnyConnection, batch: list[Outgoing]) -> None:
         log = self._log if self._keeps else None
@@ -503,21 +499,18 @@ class Publisher:
             raise psycopg.errors.error_from_result(result)
 
     async def _heal_queue(self, connection: AnyConnection, error: psycopg.Error) -> None:
-        with anyio.move_on_after(self._deadline) as scope:
-            # without this call PostgreSQL goes on refusing after the cause has gone
-            await connection.execute("SELECT pg_catalog.pg_notification_queue_usage()")
-            # again when it is known whom to blame: PostgreSQL says so once in 5 s, to one session
-            if not self._queue_full or (self._holder is not None and self._blamed is None):
-                self._queue_full = True
-                self._blamed = self._holder
-                self._report(
-                    ConnectionLostError(
-                        f"PostgreSQL's notification queue is full ({str(error).strip()}):"
-                        f" {await self._blame(connection)}; what is in the outbox waits"
-                    )
+        # without this call PostgreSQL goes on refusing after the cause has gone
+        await connection.execute("SELECT pg_catalog.pg_notification_queue_usage()")
+        # again when it is known whom to blame: PostgreSQL says so once in 5 s, to one session
+        if not self._queue_full or (self._holder is not None and self._blamed is None):
+            self._queue_full = True
+            self._blamed = self._holder
+            self._report(
+                ConnectionLostError(
+                    f"PostgreSQL's notification queue is full ({str(error).strip()}):"
+                    f" {await self._blame(connection)}; what is in the outbox waits"
                 )
-        if scope.cancelled_caught:
-            raise _LostError(f"a statement had no answer within {self._deadline:g} s")
+            )
 
     async def _blame(self, connection: AnyConnection) -> str:
         """Describe the session that keeps the notification queue from being emptied."""
@@ -545,10 +538,7 @@ class Publisher:
     async def _mend(self, connection: AnyConnection) -> AdapterError | psycopg.Error | None:
         """Make the tables again; return why that failed."""
         try:
-            with anyio.fail_after(self._deadline):
-                await self._prepare(connection)
-        except TimeoutError:
-            raise _LostError(f"a statement had no answer within {self._deadline:g} s") from None
+            await self._patience.wait(connection, self._prepare(connection))
         except AdapterError as exc:
             if str(exc) != self._complaint:
                 self._complaint = str(exc)
