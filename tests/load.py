@@ -185,7 +185,8 @@ async def pair(
 
 async def stall(way: Proxy, victim: TestNode, direction: str) -> None:
     way.hold(direction)
-    await reconnecting(victim)
+    # as long as the way is held there is no other
+    await eventually(lambda: None in (victim.manager.publisher, victim.manager.listener), 40)
     way.release()
 
 

@@ -14,6 +14,9 @@ T = TypeVar("T")
 _STEPS: Final = 8
 """Looks within the time; a process that stands still misses at most one."""
 
+LONGEST: Final = 4
+"""Times ``seconds`` that an answer may take while something moves."""
+
 
 class SilentError(Exception):
     """Nothing has come for too long: the connection is of no more use."""
@@ -23,8 +26,9 @@ class Patience:
     """Ends statements on a connection on which nothing moves for ``seconds``.
 
     A clock would also count the time in which this process stands still, and cannot read; and that
-    which a question takes over a slow link, or what is to come before its answer. Of connections
-    that are no :class:`.AnyIOConnection` nobody sees what moves.
+    which a question takes over a slow link, or what is to come before its answer. But notifications
+    also come where the question does not arrive: after :data:`LONGEST` times as long it is over. Of
+    connections that are no :class:`.AnyIOConnection` nobody sees what moves.
 
     :meth:`run` has to be running meanwhile.
     """
@@ -37,6 +41,7 @@ class Patience:
         self._begun = anyio.Event()
         self._stop = anyio.CancelScope()
         self._ended: anyio.CancelScope | None = None
+        self._waited = 0.0
         self.moved_at = 0.0
         """When something was last seen to move, on the loop's clock."""
 
@@ -55,7 +60,7 @@ class Patience:
     def check(self, scope: anyio.CancelScope) -> None:
         """Raise :exc:`SilentError` if that is why a scope was cancelled."""
         if scope is self._ended:
-            raise SilentError(f"a statement had no answer within {self._seconds:g} s")
+            raise SilentError(f"a statement had no answer within {self._waited:g} s")
 
     async def wait(self, connection: AnyConnection, call: Awaitable[T]) -> T:
         """Return what a statement returns.
@@ -86,17 +91,19 @@ class Patience:
                 await self._begun.wait()
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
-        silent = 0
+        steps = silent = 0
         moves = self._moves()
-        while silent < _STEPS:
+        while silent < _STEPS and steps < _STEPS * LONGEST:
             await anyio.sleep(self._seconds / _STEPS)
             if self._scope is not scope:
                 return
+            steps += 1
             silent += 1
             if (now := self._moves()) != moves:
                 silent, moves = 0, now
                 self.moved_at = anyio.current_time()
         self._ended = scope
+        self._waited = self._seconds * steps / _STEPS
         scope.cancel()
         self.end()
 
