@@ -19,7 +19,7 @@ LOOK: Final = 0.2
 """Seconds after which a node that owes an answer is looked for, and again and again."""
 
 LONGEST_LOOK: Final = 2.0
-"""Seconds between two looks at most."""
+"""Seconds between two looks at most, while no new request waits."""
 
 
 class DeadNodes:
@@ -47,25 +47,33 @@ class DeadNodes:
     async def search(self) -> None:
         """Wait no longer for nodes that have no listening session: their process has died."""
         while True:
-            pause = LOOK
-            while waited := self._awaited():
-                await anyio.sleep(pause)
-                waited &= self._awaited()
-                if waited:
-                    await self._remove(waited)
-                    # who is alive but has nothing to say may be long about it
-                    pause = min(pause * 1.5, LONGEST_LOOK)
-                else:
+            looked_for: set[tuple[str, str]] = set()
+            pause, due = LOOK, 0.0
+            while waiting := self._waiting():
+                await anyio.sleep(LOOK)
+                waiting &= self._waiting()
+                now = anyio.current_time()
+                if waiting - looked_for:
+                    # another request has waited that long now
                     pause = LOOK
+                elif now < due:
+                    continue
+                # who is alive but has nothing to say may be long about it
+                pause = min(pause * 1.5, LONGEST_LOOK)
+                due = now + pause
+                looked_for = waiting
+                if waiting:
+                    await self._remove({uid for _, uid in waiting})
             self._asked = anyio.Event()
             await self._asked.wait()
 
-    def _awaited(self) -> set[str]:
+    def _waiting(self) -> set[tuple[str, str]]:
+        """Return who waits for whom: a request's id and a node's uid."""
         # a Node server holds no lock, and is found dead by its silence
         known = self._namespaces.values()
         return {
-            uid
-            for uid in self._requests.awaited()
+            (request_id, uid)
+            for request_id, uid in self._requests.awaited()
             if any(namespace.members.is_numbered(uid) for namespace in known)
         }
 

@@ -83,10 +83,14 @@ class OpenRequests:
         """Tell whether an answer is still waited for in a namespace."""
         return any(pending.namespace == namespace for pending in self._by_id.values())
 
-    def awaited(self) -> set[str]:
-        """Return the uids of the nodes for which somebody is waiting."""
-        waiting = (p for p in self._by_id.values() if p.acknowledged is None and not p.complete)
-        return {uid for pending in waiting for uid in pending.tracker.missing}
+    def awaited(self) -> set[tuple[str, str]]:
+        """Return the ids of the requests that wait, each with the uids of those it waits for."""
+        return {
+            (request_id, uid)
+            for request_id, pending in self._by_id.items()
+            if pending.acknowledged is None and not pending.complete
+            for uid in pending.tracker.missing
+        }
 
     def left(self, namespace: str, uid: str) -> None:
         """Take note that a node has left."""

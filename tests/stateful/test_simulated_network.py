@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
 
 from anyio_sio_pg import MessagesLostError, RequestTimeoutError, Status
+from anyio_sio_pg.dead_nodes import LONGEST_LOOK, LOOK
+from anyio_sio_pg.postgres.presence import absent
 from anyio_sio_pg.testing import SimulatedCluster, SimulatedNetwork, SimulatedNode, virtual_time
 from harness import eventually
 
@@ -135,3 +139,65 @@ async def test_attachments_that_are_gone_come_from_the_log() -> None:
         await cluster.quiet()
         assert [n for _, n, _ in there.received()] == list(range(10))
         assert b.manager.stats().lost == 0
+
+
+# The search for the dead
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When PostgreSQL was asked who is dead."""
+    times: list[float] = []
+
+    async def look(connection: Any, uids: Any) -> list[str]:
+        times.append(anyio.current_time())
+        return await absent(connection, uids)
+
+    monkeypatch.setattr("anyio_sio_pg.dead_nodes.absent", look)
+    return times
+
+
+async def never(_: Any) -> None:
+    await anyio.sleep(math.inf)
+
+
+async def test_looks_for_a_node_that_is_alive_but_silent_grow_rare(looks: list[float]) -> None:
+    network = SimulatedNetwork(delay=(0.001, 0.001))
+    async with SimulatedCluster(network, requests_timeout=20) as cluster:
+        a, b, _ = await acquainted(cluster)
+        b.manager.custom_hook(never)
+        # they are frequent again for the second request
+        for _ in range(2):
+            looks.clear()
+            began = anyio.current_time()
+            with pytest.raises(RequestTimeoutError) as caught:
+                await a.manager.custom_request("q")
+            assert caught.value.missing == {b.manager.uid}
+            assert len(looks) >= 10
+            for n, (earlier, later) in enumerate(pairwise([began, *looks])):
+                least = min(LOOK * 1.5**n, LONGEST_LOOK)
+                assert least - 0.01 < later - earlier < least + LOOK + 0.01
+
+
+@pytest.mark.parametrize("victim", ["the one that is waited for", "another"])
+async def test_a_new_request_does_not_wait_as_long_as_an_old_one_for_the_next_look(
+    looks: list[float], victim: str
+) -> None:
+    network = SimulatedNetwork(delay=(0.001, 0.001))
+    beats = {"heartbeat_interval": 30, "heartbeat_timeout": 90}
+    async with SimulatedCluster(network, requests_timeout=1, **beats) as cluster:
+        a, b, c = await acquainted(cluster)
+        b.manager.custom_hook(never)
+
+        async def ask() -> None:
+            await a.manager.custom_request("q", timeout=60)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            # they have grown rare
+            await eventually(lambda: len(looks) == 10)
+            await (c if victim == "another" else b).crash()
+            began = anyio.current_time()
+            assert await a.manager.clients() == set()
+            assert anyio.current_time() - began < 3 * LOOK
+            tasks.cancel_scope.cancel()
