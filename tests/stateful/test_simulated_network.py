@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from anyio_sio_pg import MessagesLostError, RequestTimeoutError, Status
@@ -201,3 +202,61 @@ async def test_a_new_request_does_not_wait_as_long_as_an_old_one_for_the_next_lo
             assert await a.manager.clients() == set()
             assert anyio.current_time() - began < 3 * LOOK
             tasks.cancel_scope.cancel()
+
+
+async def test_old_messages_that_are_replayed_do_not_bring_a_dead_node_back() -> None:
+    network = SimulatedNetwork(delay=(0.001, 0.001))
+    beats = {"heartbeat_interval": 30, "heartbeat_timeout": 90}
+    async with SimulatedCluster(network, durable=True, **beats) as cluster:
+        a, b, c = await acquainted(cluster)
+        there = await a.connect()
+        await cluster.quiet()
+        network.drop = 1.0
+        await c.server.emit("missed")
+        await c.manager.flush()
+        await network.settled()
+        network.drop = 0.0
+        await c.crash()
+        await a.manager.clients()
+        await b.manager.clients()
+        assert a.manager.stats().nodes == b.manager.stats().nodes == 1
+        cluster.cut(a)
+        await eventually(lambda: a.manager.status is not Status.CONNECTED)
+        cluster.mend(a)
+        await eventually(lambda: ["missed"] in there.received())
+        assert a.manager._node is not None
+        assert a.manager._node.members("/") == {b.manager.uid}
+
+
+async def test_the_dead_are_found_while_the_log_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SimulatedNetwork()
+    async with SimulatedCluster(network, durable=True, requests_timeout=10) as cluster:
+        a, b, _ = await acquainted(cluster)
+        assert a.manager._node is not None
+        asked: list[Any] = []
+        answers: list[Any] = []
+        refused = 0
+
+        @b.manager.custom_hook
+        async def hook(data: Any) -> None:
+            asked.append(data)
+            await never(data)
+
+        async def ask() -> None:
+            answers.extend(await a.manager.custom_request("q"))
+
+        async def refuse(*_: Any) -> None:
+            nonlocal refused
+            refused += 1
+            raise psycopg.errors.DiskFull("the disk is full")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await eventually(lambda: asked)
+            monkeypatch.setattr(a.manager._node.publisher, "_commit", refuse)
+            await a.server.emit("n")
+            await eventually(lambda: refused >= 2)
+            await b.crash()
+        assert answers == [None, None]
+        assert a.manager.stats().queue_depth
+        monkeypatch.undo()
