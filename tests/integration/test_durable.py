@@ -250,6 +250,35 @@ async def test_a_disk_that_is_full_for_a_while(uri: str, prefix: str, record_pro
         assert a.manager.stats().dropped == 0
 
 
+async def test_old_rows_make_room_in_a_log_that_is_full(uri: str, prefix: str) -> None:
+    """They are deleted between two attempts to send, by the node whose messages have no room."""
+    log = f"{prefix}_log"
+    refuse = (
+        f"BEGIN IF EXISTS (SELECT FROM {log} WHERE sender = 'old') THEN"
+        " RAISE 'the disk is full' USING ERRCODE = '53100'; END IF; RETURN NULL; END"
+    )
+    errors: list[Exception] = []
+    options = options_of(prefix, retention=1, cleanup_interval=1, on_error=errors.append)
+    async with node(uri, prefix, **options) as a:
+        sql(
+            uri,
+            f"INSERT INTO {log} (channel, sender, seq, created_at, payload)"
+            f" VALUES ('{prefix}#/', 'old', 1, now() + interval '1 hour', '')",
+            f"CREATE FUNCTION {prefix}() RETURNS trigger LANGUAGE plpgsql AS $${refuse}$$",
+            f"CREATE TRIGGER full_disk BEFORE INSERT ON {log} EXECUTE FUNCTION {prefix}()",
+        )
+        await a.manager.emit("n", 1)
+        await eventually(lambda: errors)
+        assert "the disk is full" in str(errors[0])
+        assert a.manager.stats().queue_depth
+        sql(uri, f"UPDATE {log} SET created_at = now() - interval '1 hour'")
+        with anyio.fail_after(20):
+            await a.manager.flush()
+        assert sql(uri, f"SELECT FROM {log} WHERE sender = 'old'") == []
+        assert a.manager.stats().dropped == 0
+    assert len(errors) == 1
+
+
 # Processes
 
 
