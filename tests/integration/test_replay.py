@@ -223,6 +223,37 @@ async def test_a_namespace_joined_during_the_outage(
         assert c.b.manager.stats().lost == 0
 
 
+@pytest.mark.parametrize("before", ["looking into the log", "LISTEN"])
+async def test_a_namespace_whose_joining_breaks_off(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """What is sent from then on is for its clients; what was sent before is not."""
+    read = MessageLog.senders
+    log = f"{prefix}_log"
+
+    async with cluster(postgres, prefix) as c:
+
+        async def senders(self: MessageLog, *args: Any) -> Any:
+            monkeypatch.setattr(MessageLog, "senders", read)
+            found = await read(self, *args) if before == "LISTEN" else None
+            c.way.refusing = True
+            await c.way.cut()
+            return await read(self, *args) if found is None else found
+
+        await c.send(1, 2, namespace="/new")
+        sql(postgres.uri, f"UPDATE {log} SET created_at = now() - interval '10 seconds'")
+        monkeypatch.setattr(MessageLog, "senders", senders)
+        there = await c.b.client("/new")
+        assert c.way.refusing
+        assert c.b.manager.status != "connected"
+        await c.send(3, 4, namespace="/new")
+        c.way.refusing = False
+        await connected(c.b)
+        await c.send(5, namespace="/new")
+        await all_came(there, 3, 4, 5, namespace="/new")
+        assert c.b.manager.stats().lost == c.b.manager.stats().repeated == 0
+
+
 async def test_a_namespace_left_during_the_outage_and_joined_again(
     postgres: EmbeddedPostgres, prefix: str
 ) -> None:
@@ -484,6 +515,8 @@ async def test_a_node_that_starts_and_ends_during_the_outage_of_another(
                 await c.send(5)
                 await all_came(here, *range(6))
             await eventually(lambda: sorted(came(other)) == list(range(6)))
+        # what is read of it is no sign of life
+        assert c.b.manager._node.members("/") == {c.a.manager.uid}
         await eventually(lambda: len(came(there)) == 6)
         # each sender's in its order
         assert [number for number in came(there) if number != 5] == list(range(5))
