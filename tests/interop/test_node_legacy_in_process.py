@@ -484,6 +484,77 @@ async def test_nodes_that_may_have_a_namespace(
         root.signal(signal.SIGCONT)
 
 
+REQUESTS = {"clients": {"type": 0, "rooms": []}, "rooms": {"type": 2}, "custom": {"type": 5}}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+async def test_who_is_not_counted_does_not_answer(uri: str, prefix: str, kind: str) -> None:
+    async with node(uri, prefix, wire="legacy") as a:
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("LISTEN socketio")
+
+            def ask(name: str, namespace: str, **signed: Any) -> None:
+                request = json.dumps({"requestid": name, **REQUESTS[kind], **signed})
+                notify(uri, message(f"{prefix}-request#{namespace}#", request))
+
+            async def answered(last: str) -> list[str]:
+                """Which requests have an answer, up to and with that."""
+                return await anyio.to_thread.run_sync(answers, connection, prefix, last)
+
+            # it takes part, and no session of its own says so
+            await a.manager.clients(namespace="/chat")
+            ask("not counted", "/chat")
+            # nodes of this package know each other
+            ask("by one of ours", "/chat", uid="abcdef")
+            assert await answered("by one of ours") == ["by one of ours"]
+            await a.client("/chat")
+            ask("with a client", "/chat")
+            assert await answered("with a client") == ["with a client"]
+            a.server.on("event", lambda sid: None, namespace="/declared")
+            await a.manager.clients(namespace="/declared")
+            ask("counted", "/declared")
+            assert await answered("counted") == ["counted"]
+
+
+def answers(connection: psycopg.Connection[Any], prefix: str, last: str) -> list[str]:
+    """Return the ids of the requests that are answered, up to and with the last."""
+    found: list[str] = []
+    for notification in connection.notifies(timeout=10):
+        channel, text = json.loads(notification.payload)
+        if channel.startswith(f"{prefix}-response#"):
+            found.append(json.loads(text)["requestid"])
+            if found[-1] == last:
+                break
+    return found
+
+
+async def test_node_waits_for_those_it_counts(uri: str, prefix: str) -> None:
+    there = {"namespace": "/chat"}
+    async with (
+        node_server(uri, prefix, "first", ["/", "/chat"]) as first,
+        node_server(uri, prefix, "second", ["/", "/chat"]) as second,
+        node(uri, prefix, wire="legacy") as a,
+        anyio.create_task_group() as tasks,
+    ):
+        results: list[Any] = []
+
+        async def ask() -> None:
+            results.extend(await first.custom_request("q", **there))
+
+        await a.manager.clients(**there)
+        assert await first.nodes("/chat") == 2
+        second.signal(signal.SIGSTOP)
+        received = a.manager.stats().received
+        tasks.start_soon(ask)
+        await eventually(lambda: a.manager.stats().received > received)
+        # an answer from here would have been heard, and taken for that of the second
+        await a.manager.ping()
+        await a.manager.ping()
+        second.signal(signal.SIGCONT)
+        await eventually(lambda: results)
+        assert sorted(results) == [["first", "q"], ["second", "q"]]
+
+
 @pytest.mark.parametrize("how", ["leaves", "is killed"])
 async def test_node_ends_while_requests_are_pending(
     uri: str, prefix: str, javascript: Node, how: str
