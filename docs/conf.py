@@ -28,5 +28,5 @@ nitpick_ignore_regex = [
         "py:class",
         r"AbstractAsyncContextManager|AnyConnection|OptionValues|PQGen|RV|Rooms|TaskGroup",
     ),
-    ("py:class", r"anyio_sio_pg\.manager\.(Handler|Hook|PostgresManager)"),
+    ("py:class", r"anyio_sio_pg\.(calls|manager)\.(Handler|Hook|PostgresManager)"),
 ]

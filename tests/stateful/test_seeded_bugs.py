@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from anyio_sio_pg import RequestTimeoutError
+from anyio_sio_pg.arrivals import Arrivals
 from anyio_sio_pg.cluster_node import ClusterNode
 from anyio_sio_pg.manager import PostgresManager
 from anyio_sio_pg.protocol.messages import Broadcast, Message, SocketsLeave, Target
@@ -119,7 +120,7 @@ def ignore_exceptions(patch: Patch) -> None:
 
 def count_no_loss(patch: Patch) -> None:
     """Do not count what was lost while a node was cut off."""
-    patch.setattr(ClusterNode, "_note_lost", lambda *_: None)
+    patch.setattr(Arrivals, "note_lost", lambda *_: None)
 
 
 def take_repeats_for_new(patch: Patch) -> None:
