@@ -33,7 +33,8 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite, on asyncio and Trio, against real servers."""
     session.install("-e", ".[trio,demo]", *group("test"))
-    session.run("pytest", *session.posargs)
+    # much of it is waiting for servers; a file's tests share theirs
+    session.run("pytest", "--numprocesses", "3", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session
@@ -64,7 +65,7 @@ def soak(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """The suite on every Python that is there."""
     session.install("-e", ".[trio,demo]", *group("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--numprocesses", "3", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(default=False)

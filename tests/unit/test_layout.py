@@ -87,6 +87,16 @@ def modules() -> list[str]:
     return sorted(".".join(n.parts).removesuffix("__init__").rstrip(".") for n in names)
 
 
+def test_the_documents_name_every_room() -> None:
+    text = (PACKAGE.parents[1] / "docs" / "explanation" / "design.rst").read_text(encoding="utf-8")
+    layout = text[text.index(".. code-block:: text") : text.index("What is in ``protocol``")]
+    rooms = {word.rstrip("/,") for word in layout.split()}
+    missing = [
+        name for name in modules() if name.rpartition(".")[2] not in {*rooms, "", "__main__"}
+    ]
+    assert [name for name in missing if not name.startswith("demo")] == []
+
+
 @cache
 def source(module: str) -> ast.Module:
     path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
