@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,10 +25,15 @@ def packages() -> None:
     for folder in (HERE, HERE / "legacy"):
         installed = folder / "node_modules/.package-lock.json"
         lock = folder / "package-lock.json"
-        if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-            subprocess.run(
-                ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=folder, check=True
-            )
+        with lock.open() as held:
+            # other processes of the same run want them as well
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+                subprocess.run(
+                    ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"],
+                    cwd=folder,
+                    check=True,
+                )
 
 
 @pytest.fixture(scope="module")
