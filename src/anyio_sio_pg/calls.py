@@ -362,8 +362,11 @@ class ClusterCalls(ClusterMember):
     async def _remote(
         self, kind: type[SocketsJoin | SocketsLeave], sid: str, room: Room, namespace: str
     ) -> None:
-        self._running()
+        node = self._running()
         here = self._is_local(sid, namespace)
+        if not here:
+            # what is said to have failed must not be done later
+            await node.reachable()
         await self._join_or_leave(kind, room, sid, None, namespace, single=True)
         if not here:
             await self._find(sid, namespace)

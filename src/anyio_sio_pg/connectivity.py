@@ -12,7 +12,7 @@ import anyio
 
 from .errors import ConnectionLostError
 from .postgres.listener import Listener
-from .postgres.presence import listens
+from .postgres.presence import deaf
 from .postgres.publisher import Publisher
 from .status import Status
 
@@ -156,13 +156,13 @@ class Connectivity:
         What it hears may be of another server, where this node's own does not come.
         """
         try:
-            behind = await self._publisher.execute(partial(listens, uid=self._uid))
+            elsewhere = await self._publisher.execute(partial(deaf, uids=[self._uid]))
         except ConnectionLostError:
             # what cannot be sent cannot come back either
             return
         finally:
             self._doubting = False
-        if not behind:
+        if elsewhere:
             self._reconnect(reason)
 
     def _reconnect(self, reason: str) -> None:

@@ -307,7 +307,7 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
             for uid in node.members(namespace):
                 tracker.joined(uid)
         try:
-            await node.ask(pending, make, seconds)
+            await node.ask(pending, make, seconds, eager=True)
         except RequestTimeoutError as exc:
             exc.partial = [self._answer_value(answer) for answer in tracker.answers]
             raise

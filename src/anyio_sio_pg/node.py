@@ -29,7 +29,7 @@ from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
 from .postgres.log import MessageLog
-from .postgres.presence import hold, hold_too
+from .postgres.presence import deaf, hold, hold_too
 from .postgres.publisher import Publisher
 from .postgres.schema import quoted
 from .protocol.batch import Log
@@ -64,6 +64,9 @@ T = TypeVar("T")
 
 SETTLE: Final = 0.5
 """Seconds after joining a namespace in which nodes not yet heard of may still answer a request."""
+
+RETURN: Final = 3.0
+"""Seconds for which what is to be sent after an outage waits for the others to listen again."""
 
 NAMESPACE_IDLE: Final = 60.0
 """Seconds after which a namespace that nobody here uses any more is no longer listened to."""
@@ -131,6 +134,8 @@ class Node(ABC):
         return self._publisher_type(
             open=partial(self._open_session, listening=False),
             prepare=self._prepare,
+            # what is read from the log comes however late
+            resume=None if self.options.durable else self._await_listeners,
             table=quoted(self.options.table),
             log=Log(quoted(self.options.log_table), self.uid) if self.options.durable else None,
             limit=self.options.outbox_limit,
@@ -186,6 +191,14 @@ class Node(ABC):
     async def _begin(self) -> None:
         """Name the channels to listen to from the start."""
         await self.join("/")
+
+    async def _await_listeners(self, connection: AnyConnection) -> None:
+        """Let the nodes that are known listen again first: they do not hear what comes before."""
+        known = self._namespaces.values()
+        uids = {uid for one in known for uid in one.members.uids(numbered_only=True)}
+        with anyio.move_on_after(RETURN):
+            while not self._closing and uids and await deaf(connection, uids):  # noqa: ASYNC110 - PostgreSQL tells nobody
+                await anyio.sleep(0.1)
 
     async def _hear_oneself(self) -> None:
         try:
@@ -326,9 +339,17 @@ class Node(ABC):
         return set() if known is None else known.members.uids(numbered_only=numbered_only)
 
     async def ask(
-        self, pending: Pending, make: Callable[[str, int], Message] | None, timeout: float
+        self,
+        pending: Pending,
+        make: Callable[[str, int], Message] | None,
+        timeout: float,
+        *,
+        eager: bool = False,
     ) -> None:
         """Send a request (None: it concerns this node only) and return when it is complete.
+
+        While nothing can be sent it waits: in the outbox it would be carried out after the caller
+        has given up. One that is ``eager`` takes its place there all the same.
 
         :raises RequestTimeoutError: it was not within ``timeout`` seconds.
         :raises AdapterClosedError: the block ended meanwhile.
@@ -338,6 +359,8 @@ class Node(ABC):
         try:
             with anyio.move_on_after(timeout):
                 if make is not None:
+                    if not eager:
+                        await self.publisher.ready()
                     await self.publish(pending.namespace, partial(make, request_id))
                     await self._settle(pending)
                 while not (pending.complete or self._closing):
@@ -420,22 +443,36 @@ class Node(ABC):
             with anyio.CancelScope(deadline=until):
                 await pending.change()
 
+    async def reachable(self) -> None:
+        """Return once something can be sent.
+
+        :raises RequestTimeoutError: it cannot for ``requests_timeout`` seconds.
+        """
+        timeout = self.options.requests_timeout
+        with anyio.move_on_after(timeout):
+            await self.publisher.ready()
+            return
+        raise RequestTimeoutError(
+            f"nothing could be sent within {timeout:g} s: this node is {self.status}"
+        )
+
     async def ping(self, timeout: float) -> float:
         """Return the seconds that a notification of this node's own takes to come back.
 
         :raises RequestTimeoutError: it did not within ``timeout`` seconds.
         """
-        namespace = next(iter(self._namespaces))
-        heard = anyio.Event()
-        probe = self._connectivity.expect(namespace, heard)
         started = anyio.current_time()
-        try:
-            self._put(lambda _: self._beat(namespace, probe=probe), namespace)
-            with anyio.move_on_after(timeout):
+        with anyio.move_on_after(timeout):
+            await self.publisher.ready()
+            namespace = next(iter(self._namespaces))
+            heard = anyio.Event()
+            probe = self._connectivity.expect(namespace, heard)
+            try:
+                self._put(lambda _: self._beat(namespace, probe=probe), namespace)
                 await heard.wait()
                 return anyio.current_time() - started
-        finally:
-            self._connectivity.forget(probe)
+            finally:
+                self._connectivity.forget(probe)
         raise RequestTimeoutError(f"no notification came back within {timeout:g} s")
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import types
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,10 +17,12 @@ from anyio_sio_pg import (
     AdapterClosedError,
     MessagesLostError,
     PostgresManager,
+    RequestTimeoutError,
     open_postgres_adapter,
 )
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import FAST, TestNode, acquainted, eventually, node, sessions, terminate, two_nodes
+from proxy import proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -487,6 +490,123 @@ async def test_a_message_in_the_name_of_the_node_itself_is_survived(uri: str, pr
         await there.expect(["fine"])
         assert b.manager.stats().reconnects == 0
         assert b.manager.stats().garbage == 4
+
+
+# What waits
+
+
+async def test_what_is_asked_during_an_outage_is_not_done_after_it(
+    own_postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    """It filled the outbox, and was carried out when nobody waited for it any more."""
+    options = {"requests_timeout": 0.1, "outbox_limit": 20}
+    done: list[Any] = []
+    async with node(own_postgres.uri, prefix, **options) as a, node(own_postgres.uri, prefix) as b:
+        b.manager.on_server_side("charge")(done.append)
+        await acquainted(a, b)
+        there = await b.client()
+        await anyio.to_thread.run_sync(own_postgres.stop)
+        await eventually(lambda: a.manager.publisher is None)
+        depth = a.manager.stats().queue_depth
+        for _ in range(10):
+            for call in (
+                a.manager.ping,
+                a.manager.clients,
+                a.manager.all_rooms,
+                a.manager.fetch_sockets,
+                partial(a.manager.client_rooms, there.sid),
+                partial(a.manager.server_side_call, "charge", 7),
+                partial(a.manager.custom_request, 7),
+                partial(a.manager.remote_join, there.sid, "room"),
+                partial(a.manager.remote_leave, there.sid, "room"),
+                partial(a.manager.remote_disconnect, there.sid),
+            ):
+                with pytest.raises(RequestTimeoutError):
+                    await call()
+        # no more than a heartbeat
+        assert a.manager.stats().queue_depth <= depth + 1
+        await a.manager.emit("after all")
+        await anyio.to_thread.run_sync(own_postgres.start)
+        await there.expect(["after all"])
+        await a.manager.server_side_emit("charge", "last")
+        await eventually(lambda: "last" in done)
+        assert done == ["last"]
+        assert await b.manager.client_rooms(there.sid) == {there.sid}
+
+
+async def test_a_request_that_waits_for_a_connection_is_answered_after_the_outage(
+    own_postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    async with two_nodes(own_postgres.uri, prefix, requests_timeout=20) as (a, b):
+        await acquainted(a, b)
+        there = await b.client()
+        await anyio.to_thread.run_sync(own_postgres.stop)
+        await eventually(lambda: a.manager.publisher is None)
+        async with anyio.create_task_group() as tg:
+
+            async def ask() -> None:
+                await a.manager.remote_join(there.sid, "room")
+
+            tg.start_soon(ask)
+            await anyio.to_thread.run_sync(own_postgres.start)
+        assert await b.manager.client_rooms(there.sid) == {there.sid, "room"}
+
+
+async def test_a_request_that_waits_for_a_connection_ends_with_the_block(
+    own_postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    ended: list[type[BaseException]] = []
+    async with anyio.create_task_group() as tg:
+        options = {"requests_timeout": 60, "shutdown_timeout": 0.2}
+        async with node(own_postgres.uri, prefix, **options) as a:
+            await anyio.to_thread.run_sync(own_postgres.stop)
+            await eventually(lambda: a.manager.publisher is None)
+
+            async def ask(call: Callable[[], Awaitable[Any]]) -> None:
+                try:
+                    await call()
+                except AdapterClosedError as exc:
+                    ended.append(type(exc))
+
+            for call in (a.manager.clients, partial(a.manager.server_side_call, "event")):
+                tg.start_soon(ask, call)
+            await anyio.wait_all_tasks_blocked()
+    assert ended == [AdapterClosedError, AdapterClosedError]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_what_waits_is_sent_when_the_others_listen_again(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    """It was sent as soon as the sender was back, to nobody."""
+    monkeypatch.setattr("anyio_sio_pg.node.RETURN", 60 if comes_back else 0.5)
+    async with (
+        proxy(postgres.port) as gate,
+        node(postgres.uri, prefix) as a,
+        node(postgres.uri, prefix, listen_uri=gate.uri) as b,
+    ):
+        await acquainted(a, b)
+        there = await b.client()
+        sender, receiver = a.manager.publisher, b.manager.listener
+        assert sender is not None
+        assert receiver is not None
+        gate.refusing = True
+        pids = [connection.pgconn.backend_pid for connection in (receiver, sender)]
+        await anyio.to_thread.run_sync(terminate, postgres.uri, *pids)
+        await eventually(lambda: a.manager.publisher is None and b.manager.listener is None)
+        for number in range(20):
+            await a.manager.emit("n", number)
+        if comes_back:
+            # the sender could send by now
+            names = lambda: [name for _, name in sessions(postgres.uri)]
+            await eventually(lambda: names().count("anyio-sio-pg publisher") == 2)
+            assert a.manager.stats().queue_depth >= 20
+            gate.refusing = False
+            await there.expect(*(["n", number] for number in range(20)))
+            assert b.manager.stats().lost == 0
+        else:
+            with anyio.fail_after(20):
+                await a.manager.flush()
 
 
 # Arguments

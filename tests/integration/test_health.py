@@ -152,12 +152,12 @@ async def test_what_others_send_does_not_show_that_a_node_hears_itself(
     errors: list[str] = []
     asked = 0
 
-    async def listens(connection: AnyIOConnection, uid: str) -> bool:
+    async def deaf(connection: AnyIOConnection, uids: list[str]) -> list[str]:
         nonlocal asked
         asked += 1
-        return not elsewhere and await presence.listens(connection, uid)
+        return uids if elsewhere else await presence.deaf(connection, uids)
 
-    monkeypatch.setattr("anyio_sio_pg.connectivity.listens", listens)
+    monkeypatch.setattr("anyio_sio_pg.connectivity.deaf", deaf)
     report = lambda error: errors.append(str(error))
     async with node(uri, prefix) as a, node(uri, prefix, on_error=report, **FAST) as b:
         assert b.manager._node is not None
@@ -174,12 +174,14 @@ async def test_what_others_send_does_not_show_that_a_node_hears_itself(
             assert b.manager.stats().reconnects == 0
 
 
-async def test_a_session_does_not_see_itself_as_a_nodes_other_one(uri: str, prefix: str) -> None:
+async def test_a_node_that_only_sends_is_deaf_and_not_dead(uri: str, prefix: str) -> None:
     async with await AnyIOConnection.connect(uri) as one, await AnyIOConnection.connect(uri) as two:
-        await presence.hold(one, prefix)
-        assert not await presence.listens(one, prefix)
-        assert await presence.listens(two, prefix)
-        assert not await presence.listens(two, "another")
+        both = [f"{prefix} sends", f"{prefix} listens"]
+        assert set(await presence.absent(two, both)) == set(both)
+        await presence.hold_too(one, both[0])
+        await presence.hold(one, both[1])
+        assert await presence.absent(two, both) == []
+        assert await presence.deaf(two, both) == [both[0]]
 
 
 @pytest.mark.parametrize("which", ["publisher", "listener"])

@@ -162,6 +162,38 @@ async def test_what_the_server_is_told_wins(
     assert found == OURS_IN_SERVER
 
 
+@pytest.mark.parametrize("options", ["", "?options=-c%20idle_session_timeout%3D60000"])
+async def test_sessions_are_not_ended_for_being_idle(
+    server: EmbeddedPostgres, prefix: str, options: str
+) -> None:
+    sql(
+        server.uri,
+        "GRANT CREATE ON SCHEMA public TO plain",
+        "ALTER ROLE plain SET idle_session_timeout = 150",
+    )
+    try:
+        uri = server.uri.replace("postgres@", "plain@") + options
+        async with node(uri, prefix, heartbeat_interval=20, heartbeat_timeout=30) as a:
+            shown = await a.manager._node.publisher.execute(
+                lambda connection: connection.execute("SHOW idle_session_timeout")
+            )
+            assert await shown.fetchone() == ("1min" if options else "0",)
+            # another role's session, idle for as long, is
+            async with await AnyIOConnection.connect(uri.partition("?")[0]) as other:
+                await eventually(lambda: _ended(other))
+            assert a.manager.stats().reconnects == 0
+    finally:
+        sql(server.uri, "ALTER ROLE plain RESET idle_session_timeout")
+
+
+def _ended(connection: AnyIOConnection) -> bool:
+    try:
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return connection.pgconn.status != psycopg.pq.ConnStatus.OK
+
+
 async def test_the_environment_wins(
     server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:

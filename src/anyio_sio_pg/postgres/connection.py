@@ -64,10 +64,13 @@ and is sent much, would lose all of it.
 _SERVER_KEEPALIVE = """\
 SELECT pg_catalog.set_config(ours.name, ours.value, false)
 FROM (VALUES ('tcp_keepalives_idle', '2'), ('tcp_keepalives_interval', '1'),
-  ('tcp_keepalives_count', '3'), ('tcp_user_timeout', %b::text)) AS ours(name, value)
+  ('tcp_keepalives_count', '3'), ('tcp_user_timeout', %b::text),
+  ('idle_session_timeout', '0')) AS ours(name, value)
 JOIN pg_catalog.pg_settings AS s ON s.name = ours.name
-WHERE s.source = 'default' AND pg_catalog.inet_client_addr() IS NOT NULL
-AND pg_catalog.pg_backend_pid() = %b::int4"""
+WHERE pg_catalog.pg_backend_pid() = %b::int4
+AND CASE ours.name WHEN 'idle_session_timeout' THEN s.source NOT IN ('default', 'client')
+  ELSE s.source = 'default' AND pg_catalog.inet_client_addr() IS NOT NULL END"""
+"""Who listens is idle, whatever the role's or the database's sessions may be."""
 
 AnyConnection: TypeAlias = "psycopg.AsyncConnection[Any]"
 

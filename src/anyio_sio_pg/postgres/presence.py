@@ -23,9 +23,13 @@ logger = logging.getLogger("anyio_sio_pg")
 _LOCK: Final = (0x61736970, 1)
 """The advisory lock that the sessions of this package hold together: "asip" in ASCII."""
 
-HOLD: Final = b"SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int8)"
+HOLD: Final = b"""\
+SELECT pg_catalog.pg_try_advisory_lock_shared(k.key) FROM pg_catalog.unnest(%b::int8[]) AS k(key)"""
 
 _HOLD_TOO: Final = HOLD + b" WHERE pg_catalog.pg_backend_pid() = %b::int4"
+
+_LISTENS: Final = " listens"
+"""What the name of the lock ends with that only the listening session holds."""
 
 ABSENT: Final = b"""\
 WITH held AS MATERIALIZED (
@@ -36,14 +40,6 @@ WITH held AS MATERIALIZED (
 )
 SELECT k.key FROM pg_catalog.unnest(%b::int8[]) AS k(key)
 WHERE NOT EXISTS (SELECT FROM held WHERE held.key = k.key)"""
-
-LISTENS: Final = b"""\
-SELECT EXISTS (
-  SELECT FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_database AS d ON d.oid = l.database
-  WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-  AND d.datname = pg_catalog.current_database() AND l.pid <> pg_catalog.pg_backend_pid()
-  AND (l.classid::int8 << 32) | l.objid::int8 = %b::int8
-)"""
 
 _INTRODUCE = """\
 SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int4, %b::int4)"""
@@ -80,7 +76,7 @@ def _key(uid: str) -> int:
 
 async def hold(connection: AnyConnection, uid: str) -> None:
     """Let others see, for as long as the session lives, that a node listens."""
-    await connection.execute(HOLD, [_key(uid)])
+    await connection.execute(HOLD, [[_key(uid), _key(uid + _LISTENS)]], binary=True)
 
 
 async def hold_too(connection: AnyConnection, uid: str) -> None:
@@ -90,23 +86,26 @@ async def hold_too(connection: AnyConnection, uid: str) -> None:
     """
     try:
         # not through a pooler, which has a pid of its own and keeps its sessions
-        await connection.execute(_HOLD_TOO, [_key(uid), connection.pgconn.backend_pid])
+        await connection.execute(
+            _HOLD_TOO, [[_key(uid)], connection.pgconn.backend_pid], binary=True
+        )
     except psycopg.Error as exc:
         raise AdapterError(f"the publisher cannot make itself known: {exc}".strip()) from None
 
 
 async def absent(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
     """Return those of the nodes that have no session."""
-    by_key = {_key(uid): uid for uid in uids}
+    return await _without_lock(connection, {_key(uid): uid for uid in uids})
+
+
+async def deaf(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
+    """Return those of the nodes that have no listening session."""
+    return await _without_lock(connection, {_key(uid + _LISTENS): uid for uid in uids})
+
+
+async def _without_lock(connection: AnyConnection, by_key: dict[int, str]) -> list[str]:
     cursor = await connection.execute(ABSENT, [list(by_key)], binary=True)
     return [by_key[row[0]] for row in await cursor.fetchall()]
-
-
-async def listens(connection: AnyConnection, uid: str) -> bool:
-    """Tell whether a node has another session than this one in this database."""
-    cursor = await connection.execute(LISTENS, [_key(uid)], binary=True)
-    row = await cursor.fetchone()
-    return row is not None and bool(row[0])
 
 
 async def introduce(connection: AnyConnection, name: str) -> str:

@@ -82,7 +82,8 @@ class Publisher:
     connection broke before the answer, is sent again on the next connection. A message that comes
     while there is nothing else to do is on its way before :meth:`put` returns.
 
-    ``open`` makes a connection; ``prepare`` makes the attachments table usable on it;
+    ``open`` makes a connection; ``prepare`` makes the attachments table usable on it; ``resume`` is
+    awaited on each but the first before anything is sent;
     ``log`` is where messages are kept for nodes that are away; with it nothing is given up for want
     of resources. ``limit`` is the outbox's size in messages; ``silence`` the seconds after which a
     connection on which nothing moves before the answer counts as dead; ``tries_for`` those for which
@@ -95,6 +96,7 @@ class Publisher:
         *,
         open: Open,
         prepare: Prepare,
+        resume: Prepare | None = None,
         table: str,
         log: Log | None = None,
         limit: int,
@@ -106,6 +108,7 @@ class Publisher:
     ):
         self._open = open
         self._prepare = prepare
+        self._resume = resume
         self._table = table
         self._log = log
         self._limit = limit
@@ -123,6 +126,7 @@ class Publisher:
         self._commits: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake: anyio.CancelScope | None = None
         self._ahead = False
+        self._ready = anyio.Event()
         self._stop = anyio.CancelScope()
         self._connection: AnyConnection | None = None
         self._drain_until: float | None = None
@@ -243,6 +247,17 @@ class Publisher:
         """The session, or None while there is none."""
         return self._connection
 
+    async def ready(self) -> None:
+        """Return once what is put in now would be sent at once, or never."""
+        while not self._ready.is_set():
+            await self._ready.wait()
+
+    def _set_ready(self, ready: bool) -> None:
+        if ready or self._drain_until is not None:
+            self._ready.set()
+        elif self._ready.is_set():
+            self._ready = anyio.Event()
+
     async def flush(self) -> None:
         """Return when all that was put in before has been committed or refused.
 
@@ -319,6 +334,7 @@ class Publisher:
         """
         if self._drain_until is None:
             self._drain_until = anyio.current_time() + self._drain_timeout
+            self._set_ready(True)
         if not self.closed and (self.connected or self.undelivered):
             with anyio.CancelScope(deadline=self._drain_until, shield=True):
                 waiting = True
@@ -336,6 +352,7 @@ class Publisher:
         """Publish until :meth:`stop`, beginning on an open connection."""
         current: AnyConnection | None = connection
         self._connection = connection
+        self._set_ready(True)
         try:
             with self._stop:
                 task_status.started()
@@ -345,11 +362,15 @@ class Publisher:
                 while True:
                     if current is None:
                         current = await self._reconnect()
-                    self._connection = current
                     try:
+                        if self._connection is None and self._resume is not None:
+                            await self._resume(current)
+                        self._connection = current
+                        self._set_ready(True)
                         await self._publish(current)
                     except (_LostError, SilentError, psycopg.Error) as exc:
                         self._connection = None
+                        self._set_ready(False)
                         # what was on its way is still in the outbox
                         self._ahead = False
                         await current.close()
@@ -467,6 +488,7 @@ class Publisher:
                             " they are tried again"
                         )
                     )
+                self._set_ready(False)
                 while self._jobs:
                     # to delete old rows may be what helps
                     await self._run_job(connection, self._jobs.popleft())
@@ -555,6 +577,7 @@ class Publisher:
     ) -> None:
         """Send a refused batch in halves, until the message that is to blame stands alone."""
         if len(batch) == 1:
+            self._set_ready(True)
             self.dropped += 1
             self._settle(1)
             self._report(
@@ -567,6 +590,8 @@ class Publisher:
 
     def _sent(self, count: int) -> None:
         self._attempt = 0
+        if not self._ready.is_set():
+            self._set_ready(True)
         if self._queue_full:
             self._queue_full = False
             self._holder = self._blamed = None

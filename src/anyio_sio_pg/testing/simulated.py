@@ -21,7 +21,7 @@ from ..manager import PostgresManager
 from ..postgres.connection import CONNECT_TIMEOUT, AnyConnection
 from ..postgres.listener import Listener
 from ..postgres.log import AT_ONCE, MessageLog, Row
-from ..postgres.presence import ABSENT, HOLD, LISTENS
+from ..postgres.presence import ABSENT, HOLD
 from ..postgres.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -288,14 +288,11 @@ class _Session:
         await self.network.pause(self.node)
         self._check()
         if query == HOLD:
-            self.locks.add(parameters[0])
-            return _Cursor([(True,)])
+            self.locks.update(parameters[0])
+            return _Cursor([(True,) for _ in parameters[0]])
         if query == ABSENT:
             held = self.network.held()
             return _Cursor([(key,) for key in parameters[0] if key not in held])
-        if query == LISTENS:
-            others = (s for sessions in self.network._sessions.values() for s in sessions)
-            return _Cursor([(any(parameters[0] in s.locks for s in others if s is not self),)])
         raise psycopg.ProgrammingError(f"the simulated PostgreSQL does not know {query!r}")
 
     async def publish(self, batch: list[Outgoing], sender: str | None) -> None:
