@@ -254,6 +254,30 @@ async def test_a_namespace_whose_joining_breaks_off(
         assert c.b.manager.stats().lost == c.b.manager.stats().repeated == 0
 
 
+async def test_what_comes_after_a_namespace_is_joined_is_not_left_out_by_a_slow_server(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came before that is told by the server's clock, which goes on until it is asked."""
+    execute = AnyIOConnection.execute
+
+    async def late(self: AnyIOConnection, query: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(query, bytes) and b"AND created_at <" in query:
+            await anyio.sleep(1)
+        return await execute(self, query, *args, **options)
+
+    async with cluster(postgres, prefix) as c:
+        await c.send(1, namespace="/new")
+        async with c.away():
+            there = await c.b.client("/new")
+            await c.send(2, 3, namespace="/new")
+            monkeypatch.setattr(AnyIOConnection, "execute", late)
+        await c.send(4, namespace="/new")
+        await eventually(lambda: 4 in came(there, "/new"))
+        # rather something from before as well than too little
+        assert came(there, "/new")[-3:] == [2, 3, 4]
+        assert c.b.manager.stats().lost == 0
+
+
 async def test_a_namespace_left_during_the_outage_and_joined_again(
     postgres: EmbeddedPostgres, prefix: str
 ) -> None:

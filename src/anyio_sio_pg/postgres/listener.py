@@ -305,16 +305,16 @@ class Listener:
         log = self._log
         if log is None:
             return {}
-        started = anyio.current_time()
         try:
             marks = await self._patience.wait(connection, log.senders(connection, channel))
             if (joined := self._joined.get(channel)) is not None:
-                now = anyio.current_time()
+                there = await self._patience.wait(connection, log.clock(connection))
+                # its clock was read before this one, which may be long ago by now: rather something
+                # from before than to leave out what came just after
+                until = there - (anyio.current_time() - joined) - _MARGIN
                 for sender in marks:
-                    # rather something from just before than to leave out what came just after
-                    age = anyio.current_time() - joined + (now - started) + _MARGIN
                     marks[sender] = await self._patience.wait(
-                        connection, log.before(connection, channel, sender, age)
+                        connection, log.before(connection, channel, sender, until)
                     )
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the log")

@@ -53,9 +53,11 @@ SELECT s.sender, (SELECT max(l.seq) FROM {table} AS l
 _FIRST = """\
 SELECT min(seq) FROM {table} WHERE channel = %b::text AND sender = %b::text"""
 
+_CLOCK = b"SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8"
+
 _OLDER = """\
 SELECT seq FROM {table} WHERE channel = %b::text AND sender = %b::text
-AND created_at < pg_catalog.now() - pg_catalog.make_interval(secs => %b::float8)
+AND created_at < pg_catalog.to_timestamp(%b::float8)
 ORDER BY seq DESC LIMIT 1"""
 
 _ROWS = """\
@@ -232,16 +234,22 @@ class MessageLog:
         cursor = await connection.execute(self._sql(_SENDERS), {"channel": channel}, binary=True)
         return dict(await cursor.fetchall())
 
+    async def clock(self, connection: AnyConnection) -> float:
+        """Return PostgreSQL's time, in seconds since 1970."""
+        cursor = await connection.execute(_CLOCK, binary=True)
+        ((seconds,),) = await cursor.fetchall()
+        return float(seconds)
+
     async def before(
-        self, connection: AnyConnection, channel: str, sender: str, age: float | None = None
+        self, connection: AnyConnection, channel: str, sender: str, until: float | None = None
     ) -> int:
-        """Return the last number that a sender's row had ``age`` seconds ago.
+        """Return the last number that a sender's row had by ``until``, of PostgreSQL's time.
 
         Where there is none so old, it is the number before the first row.
         """
-        if age is not None:
+        if until is not None:
             cursor = await connection.execute(
-                self._sql(_OLDER), [channel, sender, age], binary=True
+                self._sql(_OLDER), [channel, sender, until], binary=True
             )
             if row := await cursor.fetchone():
                 return int(row[0])

@@ -350,13 +350,17 @@ class _Log(MessageLog):
             if name == channel and rows
         }
 
+    async def clock(self, connection: AnyConnection) -> float:
+        await _session(connection).network.pause(_session(connection).node)
+        return anyio.current_time()
+
     async def before(
-        self, connection: AnyConnection, channel: str, sender: str, age: float | None = None
+        self, connection: AnyConnection, channel: str, sender: str, until: float | None = None
     ) -> int:
         network = _session(connection).network
         await network.pause(_session(connection).node)
         rows = network._log.get((channel, sender), {})
-        return (min(rows) - 1 if age is None else max(rows)) if rows else 0
+        return (min(rows) - 1 if until is None else max(rows)) if rows else 0
 
     async def rows(
         self, connection: AnyConnection, channel: str, sender: str, after: int
