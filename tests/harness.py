@@ -18,8 +18,11 @@ from anyio_sio_pg import PostgresManager
 
 _numbers = itertools.count(1)
 
-FAST: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.0}
-"""Options for tests in which a node has to be found dead or deaf."""
+FAST: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_timeout": 3.0}
+"""Options for tests in which a node has to be found dead or deaf, but not where it is slow."""
+
+PATIENT: dict[str, Any] = {"requests_timeout": 20.0}
+"""What a node here has for a default: on a busy machine an answer may take more than a second."""
 
 
 async def eventually(condition: Callable[[], Any], timeout: float = 20) -> Any:
@@ -29,6 +32,33 @@ async def eventually(condition: Callable[[], Any], timeout: float = 20) -> Any:
             await anyio.sleep(0.005)
         return value
     raise AssertionError(f"not within {timeout} s: {condition}")
+
+
+class Stopwatch:
+    """The seconds that a block takes, without those for which the event loop stands still.
+
+    What is promised within some time is late by as much as the machine is, when it is busy.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def _run(self) -> None:
+        last = anyio.current_time()
+        while True:
+            await anyio.sleep(0.01)
+            now = anyio.current_time()
+            self.seconds += min(now - last, 0.05)
+            last = now
+
+
+@asynccontextmanager
+async def stopwatch() -> AsyncIterator[Stopwatch]:
+    made = Stopwatch()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(made._run)
+        yield made
+        tg.cancel_scope.cancel()
 
 
 class Client:
@@ -150,7 +180,8 @@ class TestNode:
 async def node(
     uri: str, prefix: str, *, server: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[TestNode]:
-    made = TestNode(PostgresManager(uri, prefix=prefix, **options), **(server or {}))
+    manager = PostgresManager(uri, prefix=prefix, **{**PATIENT, **options})
+    made = TestNode(manager, **(server or {}))
     async with made.manager:
         yield made
 

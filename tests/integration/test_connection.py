@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -23,7 +23,7 @@ from psycopg import AsyncConnection, errors
 
 from anyio_sio_pg.postgres.connection import AnyIOConnection, close_session
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import eventually, node, two_nodes
+from harness import Stopwatch, eventually, node, stopwatch, two_nodes
 from servers import (
     certificate_of,
     free_port,
@@ -44,6 +44,8 @@ MEGABYTE = 2**20
 @asynccontextmanager
 async def connected(conninfo: str, **options: Any) -> AsyncIterator[AnyIOConnection]:
     connection = await AnyIOConnection.connect(conninfo, **{"autocommit": True, **options})
+    # to cancel a query takes longer where the machine is busy
+    connection.cancel_timeout = 30
     try:
         yield connection
     finally:
@@ -67,15 +69,24 @@ def active(uri: str, connection: AnyIOConnection) -> bool:
 
 
 class Took:
-    """The seconds that a block took."""
+    """The seconds that a block took, and those of them that are not the machine's fault."""
 
-    def __enter__(self) -> Self:
+    def __init__(self, at_most: Stopwatch):
         self.seconds = math.inf
-        self._started = anyio.current_time()
-        return self
+        self._at_most = at_most
 
-    def __exit__(self, *_: object) -> None:
-        self.seconds = anyio.current_time() - self._started
+    @property
+    def at_most(self) -> float:
+        return self._at_most.seconds
+
+
+@asynccontextmanager
+async def timed() -> AsyncIterator[Took]:
+    started = anyio.current_time()
+    async with stopwatch() as watch:
+        took = Took(watch)
+        yield took
+    took.seconds = anyio.current_time() - started
 
 
 # Connecting
@@ -204,9 +215,11 @@ async def test_target_session_attrs(
 
 async def test_connect_gives_up_after_its_timeout() -> None:
     with silent_port() as port:
-        with Took() as took, pytest.raises(errors.ConnectionTimeout) as caught:
-            await AnyIOConnection.connect(f"host=127.0.0.1 port={port} connect_timeout=2")
-        assert 1.9 < took.seconds < 4
+        async with timed() as took:
+            with pytest.raises(errors.ConnectionTimeout) as caught:
+                await AnyIOConnection.connect(f"host=127.0.0.1 port={port} connect_timeout=2")
+        assert took.seconds > 1.9
+        assert took.at_most < 4
         assert f"'127.0.0.1', port {port}" in str(caught.value)
         assert sockets_to(port) == 0
 
@@ -214,23 +227,28 @@ async def test_connect_gives_up_after_its_timeout() -> None:
 async def test_a_silent_host_costs_its_timeout_and_the_next_is_tried(
     postgres: EmbeddedPostgres,
 ) -> None:
-    with silent_port() as port, Took() as took:
-        async with connected(
-            f"host=127.0.0.1,127.0.0.1 port={port},{postgres.port} user=postgres connect_timeout=2"
-        ) as connection:
+    with silent_port() as port:
+        async with (
+            timed() as took,
+            connected(
+                f"host=127.0.0.1,127.0.0.1 port={port},{postgres.port} user=postgres"
+                " connect_timeout=2"
+            ) as connection,
+        ):
             assert await value(connection, "SELECT 1") == 1
             assert sockets_to(port) == 0
-    assert 1.9 < took.seconds < 4
+    assert took.seconds > 1.9
+    assert took.at_most < 4
 
 
 async def test_connecting_can_be_cancelled() -> None:
-    with silent_port() as port, Took() as took:
-        async with anyio.create_task_group() as tg:
+    with silent_port() as port:
+        async with timed() as took, anyio.create_task_group() as tg:
             tg.start_soon(AnyIOConnection.connect, f"host=127.0.0.1 port={port}")
             await eventually(lambda: sockets_to(port))
             tg.cancel_scope.cancel()
         assert sockets_to(port) == 0
-    assert took.seconds < 2
+    assert took.at_most < 2
 
 
 # Waiting
@@ -385,9 +403,10 @@ async def test_copy(uri: str) -> None:
 async def test_notifies(uri: str, prefix: str) -> None:
     async with connected(uri) as connection, connected(uri) as other:
         await connection.execute(f"LISTEN {prefix}")
-        with Took() as took:
+        async with timed() as took:
             assert [n async for n in connection.notifies(timeout=0.1)] == []
-        assert 0.09 < took.seconds < 2
+        assert took.seconds > 0.09
+        assert took.at_most < 2
         for number in range(3):
             await other.execute("SELECT pg_notify(%s, %s)", [prefix, str(number)])
         async with aclosing(connection.notifies(timeout=20, stop_after=3)) as notifies:
@@ -408,13 +427,12 @@ def readable(connection: AnyIOConnection) -> bool:
 
 async def test_a_cancelled_query_ends_on_the_server(uri: str) -> None:
     async with connected(uri) as connection:
-        with Took() as took:
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(connection.execute, "SELECT pg_sleep(60)")
-                await eventually(lambda: active(uri, connection))
-                tg.cancel_scope.cancel()
+        async with timed() as took, anyio.create_task_group() as tg:
+            tg.start_soon(connection.execute, "SELECT pg_sleep(60)")
+            await eventually(lambda: active(uri, connection))
+            tg.cancel_scope.cancel()
         assert activity(uri, connection) == [("idle", "SELECT pg_sleep(60)")]
-        assert took.seconds < 10
+        assert took.at_most < 10
         assert await value(connection, "SELECT 1") == 1
         with pytest.raises(TimeoutError), anyio.fail_after(0.05):
             await connection.execute("SELECT pg_sleep(60)")
@@ -493,12 +511,11 @@ async def test_cancelling_in_a_pipeline(uri: str) -> None:
             async with connection.pipeline():
                 await value(connection, "SELECT 1 FROM pg_sleep(60)")
 
-        with Took() as took:
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(work)
-                await eventually(lambda: active(uri, connection))
-                tg.cancel_scope.cancel()
-        assert took.seconds < 10
+        async with timed() as took, anyio.create_task_group() as tg:
+            tg.start_soon(work)
+            await eventually(lambda: active(uri, connection))
+            tg.cancel_scope.cancel()
+        assert took.at_most < 10
         assert connection.closed
         await eventually(lambda: sql(uri, f"SELECT FROM pg_stat_activity WHERE pid = {pid}") == [])
 
@@ -524,12 +541,11 @@ async def test_cancelling_a_copy(uri: str, direction: str) -> None:
                     begun.set()
                     await anyio.lowlevel.checkpoint()
 
-        with Took() as took:
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(work)
-                await begun.wait()
-                tg.cancel_scope.cancel()
-        assert took.seconds < 10
+        async with timed() as took, anyio.create_task_group() as tg:
+            tg.start_soon(work)
+            await begun.wait()
+            tg.cancel_scope.cancel()
+        assert took.at_most < 10
         assert await value(connection, "SELECT count(*) FROM texts") == 20_000
 
 
@@ -574,10 +590,9 @@ async def stuck(
 async def test_cancelling_with_a_frozen_server_closes_in_time(
     freezable: EmbeddedPostgres, doing: str
 ) -> None:
-    with Took() as took:
-        async with stuck(freezable, doing) as (connection, tg, failures):
-            tg.cancel_scope.cancel()
-    assert took.seconds < 3
+    async with timed() as took, stuck(freezable, doing) as (connection, tg, failures):
+        tg.cancel_scope.cancel()
+    assert took.at_most < 3
     assert connection.closed
     assert [type(exc) for exc in failures] == [anyio.get_cancelled_exc_class()]
     assert sockets_to(freezable.port) == 0
@@ -587,11 +602,10 @@ async def test_cancelling_with_a_frozen_server_closes_in_time(
 async def test_closing_ends_the_wait_of_another_task(
     freezable: EmbeddedPostgres, doing: str
 ) -> None:
-    with Took() as took:
-        async with stuck(freezable, doing) as (connection, _, failures):
-            await connection.close()
-            await eventually(lambda: failures)
-    assert took.seconds < 3
+    async with timed() as took, stuck(freezable, doing) as (connection, _, failures):
+        await connection.close()
+        await eventually(lambda: failures)
+    assert took.at_most < 3
     assert [type(exc) for exc in failures] == [psycopg.OperationalError]
     assert sockets_to(freezable.port) == 0
 
@@ -672,9 +686,11 @@ async def test_close_session_returns_when_the_session_is_gone(
 
 async def test_close_session_gives_up_on_a_frozen_server(freezable: EmbeddedPostgres) -> None:
     async with connected(freezable.uri) as connection:
-        with frozen(freezable), Took() as took:
-            assert not await close_session(connection, 0.2)
-        assert 0.15 < took.seconds < 2
+        with frozen(freezable):
+            async with timed() as took:
+                assert not await close_session(connection, 0.2)
+        assert took.seconds > 0.15
+        assert took.at_most < 2
     assert sockets_to(freezable.port) == 0
 
 

@@ -14,7 +14,7 @@ import pytest
 from anyio_sio_pg import RequestTimeoutError, UnknownSocketError
 from anyio_sio_pg.postgres.presence import absent
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import Client, TestNode, acquainted, eventually, node, terminate
+from harness import Client, TestNode, acquainted, eventually, node, stopwatch, terminate
 from processes import NodeProcess, connected, started, until
 from proxy import proxy
 from servers import sql
@@ -167,7 +167,7 @@ async def test_requests_that_wait_for_a_node_end_when_it_is_killed(
         return looked[-1]
 
     monkeypatch.setattr("anyio_sio_pg.dead_nodes.absent", look)
-    async with cluster(uri, prefix, anyio_backend, wire=wire) as made:
+    async with cluster(uri, prefix, anyio_backend, wire=wire) as made, stopwatch() as took:
         uid = made.uid
         # it cannot answer before it is killed
         made.process.signal(signal.SIGSTOP)
@@ -185,11 +185,10 @@ async def test_requests_that_wait_for_a_node_end_when_it_is_killed(
             await eventually(lambda: looked)
             assert looked == [[]]
             assert results == {}
-            killed = anyio.current_time()
+            took.seconds = 0.0
             made.process.signal(signal.SIGKILL)
-        took = anyio.current_time() - killed
+        assert took.seconds < AT_ONCE
         assert results == made.expected()
-        assert took < AT_ONCE
         assert made.here.manager.stats().nodes == 1
 
 
@@ -197,23 +196,22 @@ async def test_requests_that_wait_for_a_node_end_when_it_is_killed(
 async def test_requests_begun_after_a_node_was_killed_do_not_wait_for_it(
     uri: str, prefix: str, anyio_backend: str, wire: str
 ) -> None:
-    async with cluster(uri, prefix, anyio_backend, wire=wire) as made:
-        killed = anyio.current_time()
+    async with cluster(uri, prefix, anyio_backend, wire=wire) as made, stopwatch() as took:
         made.process.signal(signal.SIGKILL)
         assert await made.ask() == made.expected()
         with pytest.raises(UnknownSocketError):
             await made.here.manager.client_rooms(made.far)
-        assert anyio.current_time() - killed < AT_ONCE
+        assert took.seconds < AT_ONCE
         # and from now on nobody is looked for
-        began = anyio.current_time()
+        took.seconds = 0.0
         assert await made.ask() == made.expected()
-        assert anyio.current_time() - began < 1
+        assert took.seconds < 1
 
 
 async def test_clients_of_a_killed_node_are_not_waited_for(
     uri: str, prefix: str, anyio_backend: str
 ) -> None:
-    async with cluster(uri, prefix, anyio_backend) as made:
+    async with cluster(uri, prefix, anyio_backend) as made, stopwatch() as took:
         answers: list[Any] = []
 
         async def ask() -> None:
@@ -230,9 +228,9 @@ async def test_clients_of_a_killed_node_are_not_waited_for(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
             await eventually(lambda: made.waiting and answered())
-            killed = anyio.current_time()
+            took.seconds = 0.0
             made.process.signal(signal.SIGKILL)
-        assert anyio.current_time() - killed < AT_ONCE
+        assert took.seconds < AT_ONCE
         # what the dead node's client had answered before stays
         assert sorted(answers) == [made.process.name, "here", "there"]
 
@@ -243,7 +241,7 @@ async def test_a_killed_web_server_is_not_waited_for(uri: str, prefix: str, styl
     # python-socketio's client is made for asyncio
     pair = started(uri, prefix, ["block" if style != "block" else "asyncio", style], **SLOW)
     try:
-        async with connected(*pair) as (a, b):
+        async with connected(*pair) as (a, b), stopwatch() as took:
             here, there = await a.client(), await b.client()
             pair[1].signal(signal.SIGSTOP)
             results: dict[str, Any] = {}
@@ -263,9 +261,9 @@ async def test_a_killed_web_server_is_not_waited_for(uri: str, prefix: str, styl
                 await until(all_sent)
                 await here.has(["ask"])
                 assert results == {}
-                killed = anyio.current_time()
+                took.seconds = 0.0
                 pair[1].signal(signal.SIGKILL)
-            assert anyio.current_time() - killed < AT_ONCE
+            assert took.seconds < AT_ONCE
             assert results == {
                 "clients": [here.sid],
                 "server_side_call": [],
@@ -284,13 +282,15 @@ async def test_a_killed_web_server_is_not_waited_for(uri: str, prefix: str, styl
 async def test_a_frozen_node_is_waited_for(
     uri: str, prefix: str, anyio_backend: str, wire: str
 ) -> None:
-    timeout = 1.5
+    timeout = 4.0
     async with cluster(uri, prefix, anyio_backend, wire=wire, requests_timeout=timeout) as made:
         uid = made.uid
         made.process.signal(signal.SIGSTOP)
         began = anyio.current_time()
-        results = await made.ask()
-        assert timeout - 0.1 < anyio.current_time() - began < timeout + 2
+        async with stopwatch() as took:
+            results = await made.ask()
+        assert anyio.current_time() - began > timeout - 0.1
+        assert took.seconds < timeout + 2
         assert results == {name: (answer, {uid}) for name, answer in made.expected().items()}
         made.process.signal(signal.SIGCONT)
         assert await made.ask() == made.expected(far=True)
@@ -309,10 +309,12 @@ async def test_a_busy_node_is_waited_for(
 
         began = anyio.current_time()
         busy = {"busy": 2.0}
-        answers = await made.here.manager.custom_request(busy)
+        async with stopwatch() as took:
+            answers = await made.here.manager.custom_request(busy)
         names = ["here", "there", made.process.name]
         assert sorted(answers, key=str) == sorted(([name, busy] for name in names), key=str)
-        assert 2 <= anyio.current_time() - began < 2 + AT_ONCE
+        assert anyio.current_time() - began >= 2
+        assert took.seconds < 2 + AT_ONCE
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -368,8 +370,10 @@ async def test_a_node_that_is_cut_off_is_given_up_by_its_heartbeats(
         gate.hold("answers")
         began = anyio.current_time()
         # PostgreSQL has its session still
-        assert await a.manager.clients() == {here.sid}
-        assert 1.0 < anyio.current_time() - began < 1.5 + AT_ONCE
+        async with stopwatch() as took:
+            assert await a.manager.clients() == {here.sid}
+        assert anyio.current_time() - began > 1.0
+        assert took.seconds < 1.5 + AT_ONCE
         await gate.cut()
         gate.release()
         await eventually(lambda: b.manager.status == "connected")

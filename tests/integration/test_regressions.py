@@ -25,7 +25,17 @@ from anyio_sio_pg import (
 from anyio_sio_pg import node as node_module
 from anyio_sio_pg.postgres.listener import Listener
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import FAST, Client, TestNode, acquainted, eventually, node, sessions, two_nodes
+from harness import (
+    FAST,
+    Client,
+    TestNode,
+    acquainted,
+    eventually,
+    node,
+    sessions,
+    stopwatch,
+    two_nodes,
+)
 from proxy import proxy
 
 pytestmark = pytest.mark.anyio
@@ -86,7 +96,7 @@ async def test_a_node_that_starts_while_a_request_is_open_is_not_waited_for(
             async with node(uri, prefix):
                 await eventually(lambda: a.manager.stats().nodes == 2)
                 go_on.set()
-                await eventually(lambda: answers, timeout=5)
+                await eventually(lambda: answers)
         assert answers == ["done"]
 
 
@@ -106,7 +116,7 @@ async def test_a_node_that_starts_while_clients_acknowledge_is_not_waited_for(
             async with node(uri, prefix):
                 await eventually(lambda: a.manager.stats().nodes == 2)
                 await there.answer("yes")
-                await eventually(lambda: answers, timeout=5)
+                await eventually(lambda: answers)
         assert answers == ["yes"]
 
 
@@ -131,33 +141,30 @@ async def test_heartbeats_go_on_after_one_found_the_outbox_full(
         await eventually(lambda: a.manager.status == "reconnecting")
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tg:
-
-                async def ask() -> None:
-                    with pytest.raises(RequestTimeoutError):
-                        await b.manager.clients()
-
                 for _ in range(200):
-                    tg.start_soon(ask)
+                    # nobody answers
+                    tg.start_soon(b.manager.clients)
                 await eventually(lambda: a.manager.stats().queue_depth >= 102)
                 await anyio.sleep(0.5)
                 scope.cancel()
         gate.refusing = False
         await eventually(lambda: a.manager.stats().queue_depth == 0)
         sent = a.manager.stats().sent
-        await eventually(lambda: a.manager.stats().sent > sent + 5, timeout=5)
+        await eventually(lambda: a.manager.stats().sent > sent + 5)
 
 
 async def test_a_namespace_with_a_long_spelling_in_json_is_not_taken_for_deafness(
     uri: str, prefix: str
 ) -> None:
     errors: list[Exception] = []
-    async with node(uri, prefix, on_error=errors.append, **FAST) as a:
+    beats = {"heartbeat_interval": 0.1, "heartbeat_timeout": 2.0}
+    async with node(uri, prefix, on_error=errors.append, **beats) as a:
         namespace = "/" + "\x01" * 50
         await a.manager.emit("e", namespace=namespace)
         heard = a.manager._node
         assert heard is not None
         # heartbeats for twice the time in which one that is not heard means that the node is deaf
-        await eventually(lambda: heard._connectivity._last_number > 20)
+        await eventually(lambda: heard._connectivity._last_number > 80)
         assert errors == []
 
 
@@ -213,13 +220,16 @@ async def test_an_emitter_whose_block_has_ended_does_not_hang(
                 gate.refusing = True
                 await gate.cut()
                 await emitter.emit("n")
-        with anyio.fail_after(5), pytest.raises(AdapterClosedError):
+        with anyio.fail_after(20), pytest.raises(AdapterClosedError):
             await emitter.flush()
 
 
 async def test_the_end_takes_shutdown_timeout_once(postgres: EmbeddedPostgres, prefix: str) -> None:
-    started = 0.0
-    async with proxy(postgres.port) as gate, anyio.create_task_group() as tg:
+    async with (
+        proxy(postgres.port) as gate,
+        anyio.create_task_group() as tg,
+        stopwatch() as took,
+    ):
 
         async def let_one_through() -> None:
             await anyio.sleep(1)
@@ -236,8 +246,8 @@ async def test_the_end_takes_shutdown_timeout_once(postgres: EmbeddedPostgres, p
                 for number in range(3):
                     await a.manager.emit("big", [number, "x" * 1_500_000])
                 tg.start_soon(let_one_through)
-                started = anyio.current_time()
-        assert anyio.current_time() - started < 3.5
+                took.seconds = 0.0
+        assert took.seconds < 3.5
 
 
 async def test_a_disconnect_handler_that_fails_does_not_spare_the_others(
@@ -300,7 +310,6 @@ async def test_a_namespace_that_is_used_during_the_start_is_listened_to(
 async def test_what_came_while_a_namespace_was_not_listened_to_is_not_lost(
     uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "NAMESPACE_IDLE", 0.3)
     async with node(uri, prefix, **FAST) as a, node(uri, prefix) as b:
         await b.client("/x")
         await b.manager.emit("one", namespace="/x")
@@ -309,7 +318,9 @@ async def test_what_came_while_a_namespace_was_not_listened_to_is_not_lost(
         await b.manager.emit("two", namespace="/x")
         await b.manager.flush()
         await a.manager.ping()
+        monkeypatch.setattr(node_module, "NAMESPACE_IDLE", 0.3)
         await eventually(lambda: "/x" not in a.manager._node._namespaces)  # type: ignore[union-attr]
+        monkeypatch.undo()
         for _ in range(5):
             await b.manager.emit("not for a", namespace="/x")
         await a.manager.emit("again", namespace="/x")
@@ -333,7 +344,6 @@ def _last_statement(uri: str, of: TestNode) -> str | None:
 async def test_what_comes_before_unlisten_is_in_force_is_not_the_beginning(
     postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "NAMESPACE_IDLE", 0.3)
     async with (
         proxy(postgres.port) as gate,
         node(gate.uri, prefix, heartbeat_interval=0.1) as a,
@@ -345,8 +355,10 @@ async def test_what_comes_before_unlisten_is_in_force_is_not_the_beginning(
         gate.hold("answers")
         await b.manager.emit("before", namespace="/x")
         await b.manager.flush()
+        monkeypatch.setattr(node_module, "NAMESPACE_IDLE", 0.3)
         unlisten = f'UNLISTEN "{prefix}#/x"'
         await eventually(lambda: _last_statement(postgres.uri, a) == unlisten)
+        monkeypatch.undo()
         for _ in range(4):
             await b.manager.emit("between", namespace="/x")
         await b.manager.flush()
@@ -440,7 +452,7 @@ async def test_a_callback_keeps_its_namespace_listened_to(
         await eventually(lambda: there.events("/x"))
         await anyio.sleep(1.5)
         await there.answer("late", namespace="/x")
-        await eventually(lambda: answers, timeout=3)
+        await eventually(lambda: answers)
 
 
 async def test_large_events_for_rooms_that_are_empty_do_not_stay_in_the_table(
@@ -458,8 +470,10 @@ async def test_large_events_for_rooms_that_are_empty_do_not_stay_in_the_table(
             def rows() -> int:
                 return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # type: ignore[index]
 
-            assert rows() == 1
-            await eventually(lambda: rows() == 0, timeout=6)
+            # it may be gone again by now
+            put_in = connection.execute("SELECT pg_sequence_last_value(%s)", [f"{table}_id_seq"])
+            assert put_in.fetchone() == (1,)
+            await eventually(lambda: rows() == 0)
 
 
 async def test_a_server_that_takes_no_writes_is_not_asked_again_at_once(
@@ -494,8 +508,8 @@ async def test_a_hook_of_ones_own_that_hangs_or_fails_is_as_any_nodes(
         async def hang(data: Any) -> None:
             await anyio.sleep(30)
 
-        with anyio.fail_after(5), pytest.raises(RequestTimeoutError) as caught:
-            await a.manager.custom_request("x", timeout=0.3)
+        with anyio.fail_after(20), pytest.raises(RequestTimeoutError) as caught:
+            await a.manager.custom_request("x", timeout=2)
         assert caught.value.partial == ["x"]
         assert caught.value.missing == {a.manager.uid}
 
@@ -539,7 +553,7 @@ async def test_emit_does_not_wait_for_a_local_client_that_is_closed(uri: str, pr
 
         a.server._send_eio_packet = close
         here.socket.last_ping = 1
-        with anyio.move_on_after(1):
+        with anyio.fail_after(20):
             await a.manager.emit("first")
         await there.expect(["first"])
         go_on.set()
@@ -549,14 +563,14 @@ async def test_a_stall_of_the_event_loop_does_not_make_others_seem_dead(
     uri: str, prefix: str
 ) -> None:
     async with (
-        node(uri, prefix, **FAST) as a,
+        node(uri, prefix, heartbeat_interval=0.2, heartbeat_timeout=2) as a,
         node(uri, prefix, heartbeat_interval=0.1, heartbeat_timeout=10) as b,
     ):
         await acquainted(a, b)
         gone: list[Any] = []
         left = a.manager._node.requests.left  # type: ignore[union-attr]
         a.manager._node.requests.left = lambda *args: (gone.append(args), left(*args))  # type: ignore[union-attr,assignment,func-returns-value]
-        time.sleep(1.5)  # noqa: ASYNC251
+        time.sleep(2.5)  # noqa: ASYNC251
         await anyio.sleep(0.5)
         assert gone == []
 
@@ -570,9 +584,7 @@ async def test_callbacks_of_clients_that_never_answer_are_forgotten(uri: str, pr
                 await a.manager.emit_with_ack("e", timeout=0.05)
         await eventually(lambda: len(here.events()) + len(there.events()) == 6)
         for n, client in ((a, here), (b, there)):
-            await eventually(
-                lambda n=n, c=client: len(n.manager.callbacks.get(c.sid, {0: 0})) == 1, timeout=3
-            )
+            await eventually(lambda n=n, c=client: len(n.manager.callbacks.get(c.sid, {0: 0})) == 1)
 
 
 async def test_a_client_cannot_spoil_what_node_reads_of_it(uri: str, prefix: str) -> None:

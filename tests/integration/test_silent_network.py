@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from anyio_sio_pg.options import Options
 from anyio_sio_pg.postgres.connection import open_session
 from anyio_sio_pg.postgres.presence import hold
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import FAST, acquainted, eventually, node
+from harness import FAST, TestNode, acquainted, eventually, node, stopwatch
 from proxy import proxy
 from servers import PgBouncer, sql
 
@@ -291,14 +291,24 @@ async def test_a_poolers_sessions_are_left_as_they_are(
 # What a node says of it
 
 
+async def comes_back(node: TestNode) -> None:
+    """Wait until a notification of the node's own comes back, however late the first ones are."""
+    with anyio.fail_after(20):
+        while True:
+            with suppress(RequestTimeoutError):
+                assert await node.manager.ping() > 0
+                return
+
+
 async def test_a_stalled_network_is_noticed_by_the_heartbeats(
     postgres: EmbeddedPostgres, prefix: str
 ) -> None:
     errors: list[Exception] = []
+    options = {**FAST, "requests_timeout": 1.0}
     async with (
         proxy(postgres.port) as gate,
-        node(gate.uri, prefix, on_error=errors.append, **FAST) as a,
-        node(postgres.uri, prefix, **FAST) as b,
+        node(gate.uri, prefix, on_error=errors.append, **options) as a,
+        node(postgres.uri, prefix, **options) as b,
     ):
         await acquainted(a, b)
 
@@ -306,19 +316,19 @@ async def test_a_stalled_network_is_noticed_by_the_heartbeats(
             return bool(a.manager.status == status)
 
         assert noticed("connected")
-        began = anyio.current_time()
-        # the kernels at both ends of the connections go on answering: keepalives see nothing
-        gate.hold("questions")
-        gate.hold("answers")
-        with pytest.raises(RequestTimeoutError):
-            await a.manager.ping()
-        # a heartbeat's turn, and its time-out
-        await eventually(partial(noticed, "isolated"))
-        assert anyio.current_time() - began < 4
+        async with stopwatch() as took:
+            # the kernels at both ends of the connections go on answering: keepalives see nothing
+            gate.hold("questions")
+            gate.hold("answers")
+            with pytest.raises(RequestTimeoutError):
+                await a.manager.ping()
+            # a heartbeat's turn, and its time-out
+            await eventually(partial(noticed, "isolated"))
+        assert took.seconds < 6
 
         def reported() -> bool:
             return any(
-                isinstance(error, ConnectionLostError) and "no answer within 1 s" in str(error)
+                isinstance(error, ConnectionLostError) and "no answer within 3 s" in str(error)
                 for error in errors
             )
 
@@ -329,7 +339,7 @@ async def test_a_stalled_network_is_noticed_by_the_heartbeats(
         await gate.cut()
         gate.release()
         await eventually(lambda: a.manager.status == "connected")
-        assert await a.manager.ping() < 1
+        await comes_back(a)
         await acquainted(a, b)
 
 
@@ -387,7 +397,7 @@ async def test_a_full_queue_is_reported_with_its_holder_and_heals(
         await there.expect(*expected)
         await a.manager.flush()
         assert a.manager.stats().dropped == b.manager.stats().lost == 0
-        assert await a.manager.ping() < 1
+        await comes_back(a)
         assert len(errors) == 1
 
 

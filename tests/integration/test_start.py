@@ -23,7 +23,7 @@ from anyio_sio_pg import (
 )
 from anyio_sio_pg.postgres import connection as connection_module
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import FAST, TestNode, acquainted, eventually, node, sessions, terminate
+from harness import FAST, TestNode, acquainted, eventually, node, sessions, stopwatch, terminate
 from servers import (
     PgBouncer,
     free_port,
@@ -42,9 +42,11 @@ PASSWORD = "s3cr&t P@ss/w%rd"
 
 async def refused(uri: str | None = None, *, within: float = 5, **options: Any) -> str:
     """The text of the AdapterError with which an adapter does not start."""
-    with anyio.fail_after(within), pytest.raises(AdapterError) as caught:
-        async with open_postgres_adapter(uri, **options):
-            raise AssertionError("it started")
+    async with stopwatch() as took:
+        with pytest.raises(AdapterError) as caught:
+            async with open_postgres_adapter(uri, **options):
+                raise AssertionError("it started")
+    assert took.seconds < within
     assert_secret(caught.value)
     return str(caught.value)
 
@@ -115,9 +117,11 @@ async def test_an_unreachable_server(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     port = free_port()
-    with anyio.fail_after(5), pytest.raises(AdapterError, match="cannot connect") as caught:
-        async with opened(**spell(port)):
-            raise AssertionError("it started")
+    async with stopwatch() as took:
+        with pytest.raises(AdapterError, match="cannot connect") as caught:
+            async with opened(**spell(port)):
+                raise AssertionError("it started")
+    assert took.seconds < 5
     assert "Connection refused" in str(caught.value)
     assert str(port) in str(caught.value)
     assert caught.value.__cause__ is None
@@ -213,8 +217,10 @@ async def test_a_server_that_does_not_answer(
     with silent_port() as port:
         uri = f"postgresql://127.0.0.1:{port}/db"
         started = anyio.current_time()
-        text = await refused(f"{uri}?connect_timeout=2" if from_uri else uri)
-        assert 1.9 < anyio.current_time() - started < 4
+        async with stopwatch() as took:
+            text = await refused(f"{uri}?connect_timeout=2" if from_uri else uri)
+        assert anyio.current_time() - started > 1.9
+        assert took.seconds < 4
         assert "connection timeout expired" in text
         assert sockets_to(port) == 0
 
