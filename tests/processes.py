@@ -89,7 +89,7 @@ class NodeProcess:
         """What the process has written so far."""
         return os.pread(self._log.fileno(), 1_000_000, 0).decode()
 
-    def wait_started(self, timeout: float = 30) -> None:
+    def wait_started(self, timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
         while not (found := re.search(r"running on (http://\S+)", self.log)):
             assert self.process.poll() is None, self.log

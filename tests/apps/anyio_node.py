@@ -20,7 +20,8 @@ from serving import Kind, listening, served
 async def make_app() -> AsyncIterator[socketio.ASGIApp]:
     async with (
         open_postgres_adapter(URI, **OPTIONS) as manager,
-        AnyIOServer(client_manager=manager, namespaces="*") as sio,
+        # so long that a test can tell when the end has to wait for it
+        AnyIOServer(client_manager=manager, namespaces="*", shutdown_timeout=30) as sio,
     ):
         equip(sio, manager)
         yield socketio.ASGIApp(sio)

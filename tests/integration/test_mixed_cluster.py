@@ -55,8 +55,11 @@ def cluster(request: pytest.FixtureRequest, shared: Cluster) -> Cluster:
 
 @pytest.fixture(params=STYLES)
 def own_cluster(request: pytest.FixtureRequest, uri: str, prefix: str) -> Iterator[Cluster]:
-    """Three nodes of the test's own, the one that the test may end first."""
-    processes = started(uri, prefix, STYLES, requests_timeout=30.0)
+    """Three nodes of the test's own, the one that the test may end first.
+
+    One that is merely silent is given up late, and a request waits for it as long.
+    """
+    processes = started(uri, prefix, STYLES, requests_timeout=60, heartbeat_timeout=90)
     yield first(request.param, processes)
     for process in processes:
         process.end()
@@ -65,7 +68,7 @@ def own_cluster(request: pytest.FixtureRequest, uri: str, prefix: str) -> Iterat
 @pytest.fixture(params=STYLES)
 def fast_cluster(request: pytest.FixtureRequest, uri: str, prefix: str) -> Iterator[Cluster]:
     """As own_cluster, with heartbeats that find a dead node in about a second."""
-    processes = started(uri, prefix, STYLES, requests_timeout=30.0, **FAST)
+    processes = started(uri, prefix, STYLES, requests_timeout=60, **FAST)
     yield first(request.param, processes)
     for process in processes:
         process.end()
@@ -203,7 +206,7 @@ async def test_emit_with_ack(cluster: Cluster) -> None:
             assert await acting.manager("emit_with_ack", "ask", to=client.sid) == [answer]
         assert await acting.manager("emit_with_ack", "ask", to="nowhere") == []
         with pytest.raises(RemoteError, match="RequestTimeoutError") as caught:
-            await acting.manager("emit_with_ack", "ask", timeout=0.5)
+            await acting.manager("emit_with_ack", "ask", timeout=3)
         assert sorted(caught.value.partial, key=str) == sorted(expected, key=str)
         assert caught.value.missing == [await nodes[1].manager("uid")]
 
@@ -348,6 +351,10 @@ async def test_disconnect_sockets(cluster: Cluster, close: bool) -> None:
                 await acting.manager(call, last)
 
 
+async def no_sessions(uri: str, name: str) -> bool:
+    return sessions(uri, name) == []
+
+
 async def nobody(node: RemoteNode, namespace: str) -> bool:
     return await node.manager("clients", namespace=namespace) == []
 
@@ -376,7 +383,7 @@ async def test_servers_talk_to_each_other(cluster: Cluster) -> None:
             )
         # one of the two does not answer
         with pytest.raises(RemoteError, match="RequestTimeoutError") as caught:
-            await acting.manager("server_side_call", "stall", others[1].name, timeout=0.3)
+            await acting.manager("server_side_call", "stall", others[1].name, timeout=3)
         assert caught.value.partial == [[others[0].name]]
         assert caught.value.missing == [await others[1].manager("uid")]
 
@@ -449,10 +456,9 @@ async def test_a_terminated_node_is_gone_at_once(own_cluster: Cluster, uri: str)
                 await until(lambda node=node: heard(node, ["stall"], 1))
             await leaving.hooks("emit_many", 50, 7, 9_000)
             leaver.signal(signal.SIGTERM)
-            # an AnyIO server would wait 5 s for a client that does not take its goodbye
-            assert await leaver.wait_ended(10 if stock else 4) == 0, leaver.log
-            # a node that is merely silent is given up after 10 s, and a request after 30 s
-            with anyio.fail_after(2):
+            # an AnyIO server would wait 30 s for a client that does not take its goodbye
+            assert await leaver.wait_ended(15) == 0, leaver.log
+            with anyio.fail_after(20):
                 for node in staying:
                     await until(lambda node=node: node.knows_others(1))
                 await until(lambda: done(results, 4))
@@ -461,7 +467,7 @@ async def test_a_terminated_node_is_gone_at_once(own_cluster: Cluster, uri: str)
             answers = results[f"emit_with_ack by {node.process.style}"]
             unanswered = [None] * (len(clients) - 1 + len(watched))
             assert sorted(answers, key=str) == [*unanswered, *["answer"] * 2]
-        assert sessions(uri, leaver.name) == []
+        await until(lambda: no_sessions(uri, leaver.name))
         assert len(sessions(uri, leaver.options["prefix"])) == 4
         for client in clients + watched:
             await until(lambda client=client: closed(client))
@@ -507,8 +513,8 @@ async def test_a_killed_node_is_not_waited_for(fast_cluster: Cluster, uri: str) 
                 await until(lambda client=client: count(client, 2))
             assert not results
             killed.signal(signal.SIGKILL)
-            # each request would wait for 30 s
-            with anyio.fail_after(10):
+            # each request would wait for 60 s
+            with anyio.fail_after(20):
                 await until(lambda: done(results, 12))
         for node, other in zip(staying, staying[::-1], strict=True):
             style = node.process.style
@@ -521,7 +527,7 @@ async def test_a_killed_node_is_not_waited_for(fast_cluster: Cluster, uri: str) 
             assert results[f"all_rooms by {style}"] == sorted([*both, "r"])
             await until(lambda node=node: node.knows_others(1))
             await node.server("emit", "last")
-        assert sessions(uri, killed.name) == []
+        await until(lambda: no_sessions(uri, killed.name))
         asked = ["ask", "x" * 9_000]
         for client in here:
             await client.has(asked, asked, ["last"], ["last"])

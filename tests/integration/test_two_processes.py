@@ -12,7 +12,7 @@ import aiohttp
 import anyio
 import pytest
 
-from harness import FAST, sessions
+from harness import FAST, PATIENT, sessions
 from processes import (
     NodeProcess,
     RealClient,
@@ -56,8 +56,11 @@ def pair(request: pytest.FixtureRequest, shared: Pair) -> Pair:
 
 @pytest.fixture
 def own_pair(request: pytest.FixtureRequest, uri: str, prefix: str) -> Iterator[Pair]:
-    """Two nodes, of the pair that the parameter names, that the test may stop and kill."""
-    pair = started(uri, prefix, PAIRS[request.param])
+    """Two nodes, of the pair that the parameter names, that the test may stop and kill.
+
+    One that is merely silent is given up late, and a request waits for it as long.
+    """
+    pair = started(uri, prefix, PAIRS[request.param], heartbeat_timeout=90, requests_timeout=60)
     yield pair
     for process in pair:
         process.end()
@@ -66,7 +69,7 @@ def own_pair(request: pytest.FixtureRequest, uri: str, prefix: str) -> Iterator[
 @pytest.fixture
 def fast_pair(uri: str, prefix: str) -> Iterator[Pair]:
     """Two stock nodes with heartbeats that find a dead node in about a second."""
-    pair = started(uri, prefix, PAIRS["stock"], **FAST)
+    pair = started(uri, prefix, PAIRS["stock"], **FAST, **PATIENT)
     yield pair
     for process in pair:
         process.end()
@@ -184,7 +187,7 @@ async def test_emit_with_ack_times_out_with_the_answers_so_far(pair: Pair) -> No
         here.answers["ask"] = "here"
         there.client.on("ask", _never)
         with pytest.raises(RemoteError, match="RequestTimeoutError") as caught:
-            await a.manager("emit_with_ack", "ask", timeout=0.5)
+            await a.manager("emit_with_ack", "ask", timeout=3)
         assert caught.value.partial == ["here"]
         assert caught.value.missing == [await b.manager("uid")]
 
@@ -420,15 +423,18 @@ async def test_a_stopped_node_is_gone_at_once(
         await a.hooks("emit_many", 50, 7, 9_000)
         leaver.signal(number)
         assert await leaver.wait_ended(10) == code, leaver.log
-        # a node that is merely silent is given up after 10 s, and a request waits for it
-        await until(lambda: b.knows_others(0), 2)
-        assert sessions(uri, leaver.name) == []
+        await until(lambda: b.knows_others(0))
+        await until(lambda: _no_sessions(uri, leaver.name))
         assert await b.manager("clients") == [there.sid]
         for client in clients:
             await until(lambda client=client: _closed(client))
         await until(lambda: _count(there, 50))
         assert (await b.manager("stats"))["lost"] == 0
         assert "Traceback" not in leaver.log, leaver.log
+
+
+async def _no_sessions(uri: str, name: str) -> bool:
+    return sessions(uri, name) == []
 
 
 @pytest.mark.parametrize("style", PAIRS["anyio"])
@@ -450,8 +456,8 @@ async def test_a_client_between_two_polls_is_told_of_the_end(
             process.signal(signal.SIGTERM)
             await until(lambda: _refuses(http, polling))
             assert await _text(http.get(session)) == '42["last"]\x1e1'
-            # it would wait 5 s for a goodbye that nobody takes
-            assert await process.wait_ended(4) == 0, process.log
+            # it would wait 30 s for a goodbye that nobody takes
+            assert await process.wait_ended(15) == 0, process.log
     finally:
         process.end()
 
