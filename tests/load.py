@@ -139,6 +139,11 @@ def backend(manager: Any, which: str) -> int:
     return 0 if session is None else int(session.info.backend_pid)
 
 
+def backends(node: TestNode) -> list[int]:
+    """The server's pids of both of a node's sessions."""
+    return [backend(node.manager, which) for which in ("publisher", "listener")]
+
+
 async def kill_again_and_again(uri: str, manager: Any, which: str, times: int) -> None:
     """Terminate a manager's ``listener`` or ``publisher``, each new one as soon as it is there."""
     last = 0
@@ -201,18 +206,21 @@ async def drop(way: Proxy, victim: TestNode) -> None:
 
 
 async def half_close(way: Proxy, victim: TestNode, direction: str) -> None:
+    before = backends(victim)
     await way.half_close(direction)
-    await reconnecting(victim)
+    await eventually(lambda: backends(victim) != before, 40)
 
 
 async def cut_within(way: Proxy, victim: TestNode, direction: str) -> None:
+    before = backends(victim)
     way.cut_within(direction, 60)
     await eventually(lambda: not way.cutting)
-    await reconnecting(victim)
+    await eventually(lambda: backends(victim) != before, 40)
 
 
 async def reconnecting(victim: TestNode) -> None:
-    await eventually(lambda: victim.manager.status != "connected", 40)
+    """Wait until a node has given up a session; a new one must not be possible yet."""
+    await eventually(lambda: 0 in backends(victim), 40)
 
 
 FAULTS = {

@@ -356,7 +356,7 @@ async def test_no_answer_is_left_out_while_a_listener_comes_back(uri: str, prefi
 async def test_a_node_that_is_cut_off_is_given_up_by_its_heartbeats(
     postgres: EmbeddedPostgres, prefix: str
 ) -> None:
-    options = {"heartbeat_interval": 0.25, "heartbeat_timeout": 1.5, "requests_timeout": 8.0}
+    options = {"heartbeat_interval": 0.25, "heartbeat_timeout": 3, "requests_timeout": 20}
     async with (
         proxy(postgres.port) as gate,
         node(postgres.uri, prefix, **options) as a,
@@ -373,7 +373,7 @@ async def test_a_node_that_is_cut_off_is_given_up_by_its_heartbeats(
         async with stopwatch() as took:
             assert await a.manager.clients() == {here.sid}
         assert anyio.current_time() - began > 1.0
-        assert took.seconds < 1.5 + AT_ONCE
+        assert took.seconds < 3 + AT_ONCE
         await gate.cut()
         gate.release()
         await eventually(lambda: b.manager.status == "connected")

@@ -75,7 +75,7 @@ async def test_a_postmaster_killed_three_times(
 async def test_a_frozen_server(
     own_postgres: EmbeddedPostgres, prefix: str, record_property: Any
 ) -> None:
-    async with pair(own_postgres.uri, prefix, heartbeat_timeout=2) as (a, b):
+    async with pair(own_postgres.uri, prefix, heartbeat_timeout=3) as (a, b):
 
         async def trouble() -> None:
             with frozen(own_postgres):
@@ -127,7 +127,7 @@ async def test_a_bad_network(
 ) -> None:
     async with proxy(postgres.port) as way:
         where = {"listen_uri" if side == "listener" else "a_uri": way.uri}
-        async with pair(postgres.uri, prefix, **where, heartbeat_timeout=2) as (a, b):
+        async with pair(postgres.uri, prefix, **where, heartbeat_timeout=3) as (a, b):
             victim = b if side == "listener" else a
             rounds = 1 if "stalls" in fault else 2
 
@@ -201,7 +201,7 @@ async def test_a_disk_that_is_full_for_too_long(
 async def test_a_sender_killed_in_the_middle_of_a_batch(
     uri: str, prefix: str, anyio_backend: str, record_property: Any
 ) -> None:
-    options = options_of(prefix, heartbeat_timeout=2)
+    options = options_of(prefix, heartbeat_timeout=3)
     async with node(uri, prefix, **options) as b:
         there = await b.client()
         async with process("send", anyio_backend, uri, prefix, **options) as sender:
@@ -219,7 +219,7 @@ async def test_a_sender_killed_in_the_middle_of_a_batch(
 async def test_a_receivers_process_is_frozen(
     uri: str, prefix: str, anyio_backend: str, terminated: bool, record_property: Any
 ) -> None:
-    options = options_of(prefix, heartbeat_interval=0.3, heartbeat_timeout=1.5)
+    options = options_of(prefix, heartbeat_interval=0.3, heartbeat_timeout=3)
     async with (
         process("receive", anyio_backend, uri, prefix, **options) as receiver,
         node(uri, prefix, **options) as a,

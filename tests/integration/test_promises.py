@@ -426,7 +426,7 @@ async def test_8_a_node_that_leaves_or_dies_is_not_waited_for(uri: str, prefix: 
 
 async def test_8_no_request_takes_longer_than_its_timeout(uri: str, prefix: str) -> None:
     # long enough for those who answer
-    async with two_nodes(uri, prefix, requests_timeout=3) as (a, b):
+    async with two_nodes(uri, prefix, requests_timeout=5) as (a, b):
         here, there = await a.client(), await b.client()
         heartbeat(uri, prefix, "mute" * 4)
         await eventually(lambda: a.manager.stats().nodes == 2)
@@ -443,7 +443,7 @@ async def test_8_no_request_takes_longer_than_its_timeout(uri: str, prefix: str)
             tg.start_soon(ask, "all_rooms")
             tg.start_soon(ask, "fetch_sockets")
             tg.start_soon(ask, "server_side_call", "anything")
-        assert took.seconds < 5
+        assert took.seconds < 7
         both = {here.sid, there.sid}
         assert set(partial["clients"]) == set(partial["all_rooms"]) == both
         assert {socket.id for socket in partial["fetch_sockets"]} == both

@@ -157,14 +157,15 @@ async def test_a_namespace_with_a_long_spelling_in_json_is_not_taken_for_deafnes
     uri: str, prefix: str
 ) -> None:
     errors: list[Exception] = []
-    beats = {"heartbeat_interval": 0.1, "heartbeat_timeout": 2.0}
+    beats = {"heartbeat_interval": 0.05, "heartbeat_timeout": 100}
     async with node(uri, prefix, on_error=errors.append, **beats) as a:
         namespace = "/" + "\x01" * 50
         await a.manager.emit("e", namespace=namespace)
         heard = a.manager._node
         assert heard is not None
-        # heartbeats for twice the time in which one that is not heard means that the node is deaf
-        await eventually(lambda: heard._connectivity._last_number > 80)
+        # one that is not heard would be waited for until the node is taken for deaf
+        await eventually(lambda: heard._connectivity._last_number > 20)
+        await eventually(lambda: not heard._connectivity._probes)
         assert errors == []
 
 
@@ -563,14 +564,14 @@ async def test_a_stall_of_the_event_loop_does_not_make_others_seem_dead(
     uri: str, prefix: str
 ) -> None:
     async with (
-        node(uri, prefix, heartbeat_interval=0.2, heartbeat_timeout=2) as a,
+        node(uri, prefix, heartbeat_interval=0.2, heartbeat_timeout=3) as a,
         node(uri, prefix, heartbeat_interval=0.1, heartbeat_timeout=10) as b,
     ):
         await acquainted(a, b)
         gone: list[Any] = []
         left = a.manager._node.requests.left  # type: ignore[union-attr]
         a.manager._node.requests.left = lambda *args: (gone.append(args), left(*args))  # type: ignore[union-attr,assignment,func-returns-value]
-        time.sleep(2.5)  # noqa: ASYNC251
+        time.sleep(3.5)  # noqa: ASYNC251
         await anyio.sleep(0.5)
         assert gone == []
 

@@ -15,7 +15,7 @@ from anyio_sio_pg.postgres.log import MessageLog
 from anyio_sio_pg.protocol.sequence import MAX_SENDERS
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import Client, TestNode, acquainted, eventually, node
-from load import DURABLE, Losses, connected, crash, tables
+from load import DURABLE, Losses, connected, crash, reconnecting, tables
 from proxy import Proxy, proxy
 from servers import sql
 
@@ -45,7 +45,7 @@ class Cluster:
         """During the block the second node hears nothing; after it, it has caught up."""
         self.way.refusing = True
         await self.way.cut()
-        await eventually(lambda: self.b.manager.status != "connected")
+        await reconnecting(self.b)
         yield
         self.way.refusing = False
         await connected(self.b)
@@ -695,7 +695,7 @@ async def test_two_clusters_with_one_log(postgres: EmbeddedPostgres, prefix: str
         there = await b.client()
         way.refusing = True
         await way.cut()
-        await eventually(lambda: b.manager.status != "connected")
+        await reconnecting(b)
         for number in range(5):
             await x.manager.emit("n", f"x{number}")
             await y.manager.emit("n", f"y{number}")
