@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from anyio_sio_pg import (
     open_postgres_adapter,
     open_postgres_emitter,
 )
+from anyio_sio_pg.node import Node
 from anyio_sio_pg.postgres import connection as connection_module
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import FAST, TestNode, acquainted, eventually, node, sessions, stopwatch, terminate
@@ -237,6 +239,24 @@ async def test_two_databases_are_not_one_cluster(postgres: EmbeddedPostgres, pre
     text = await refused(postgres.uri, listen_uri=elsewhere, prefix=prefix, **FAST)
     assert "the same database" in text
     assert sockets_to(postgres.port) == 0
+
+
+async def test_a_process_that_stands_still_while_it_starts(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ping = Node.ping
+
+    async def stand_still() -> None:
+        time.sleep(3.5)  # noqa: ASYNC251
+
+    async def ping_meanwhile(self: Node, *args: Any, **options: Any) -> float:
+        # its turn is when this waits
+        self.start_soon(stand_still)
+        return await ping(self, *args, **options)
+
+    monkeypatch.setattr(Node, "ping", ping_meanwhile)
+    async with node(uri, prefix, heartbeat_timeout=3, heartbeat_interval=1) as a:
+        assert a.manager.status == "connected"
 
 
 # The table
