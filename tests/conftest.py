@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from anyio_sio_pg.postgres.connection import close_session
 from anyio_sio_pg.testing import EmbeddedPostgres
 
 hypothesis.settings.register_profile("default", max_examples=200, deadline=None)
@@ -47,3 +48,14 @@ def uri(postgres: EmbeddedPostgres) -> str:
 def prefix() -> str:
     """A prefix that no other test uses: nobody else is in this test's cluster."""
     return f"test{next(_numbers)}"
+
+
+@pytest.fixture
+def patient_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer for the end of a session than the second after which a node gives it up."""
+
+    async def wait(connection: Any, timeout: float) -> bool:
+        return await close_session(connection, timeout + 20)
+
+    for module in ("listener", "publisher"):
+        monkeypatch.setattr(f"anyio_sio_pg.postgres.{module}.close_session", wait)

@@ -192,6 +192,7 @@ async def test_emitter_flushes_at_the_end_of_its_block(uri: str, prefix: str) ->
         await client.expect(*[["n", number] for number in range(1_000)])
 
 
+@pytest.mark.usefixtures("patient_end")
 async def test_emitter_is_no_node(uri: str, prefix: str) -> None:
     name = f"emitter of {prefix}"
     async with two_nodes(uri, prefix, requests_timeout=30) as (a, b):

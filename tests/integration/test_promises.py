@@ -22,7 +22,6 @@ from anyio_sio_pg import (
     RequestTimeoutError,
     open_postgres_adapter,
 )
-from anyio_sio_pg.postgres.connection import close_session
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import FAST, acquainted, eventually, node, sessions, stopwatch, two_nodes
 from proxy import proxy
@@ -453,17 +452,6 @@ async def test_8_no_request_takes_longer_than_its_timeout(uri: str, prefix: str)
 
 
 # 9. Deterministic end
-
-
-@pytest.fixture
-def patient_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait longer for the end of a session than the second after which a node gives it up."""
-
-    async def wait(connection: Any, timeout: float) -> bool:
-        return await close_session(connection, timeout + 20)
-
-    for module in ("listener", "publisher"):
-        monkeypatch.setattr(f"anyio_sio_pg.postgres.{module}.close_session", wait)
 
 
 @pytest.mark.usefixtures("patient_end")

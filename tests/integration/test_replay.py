@@ -672,7 +672,7 @@ async def test_only_one_node_at_a_time_deletes(postgres: EmbeddedPostgres, prefi
         async with first.transaction():
             # it is at it until the end of its transaction
             assert await log.delete(first, ("c", "s"), 1)
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 assert not await log.delete(second, ("c", "s"), 1)
         assert sql(uri, left) == [(700,)]
         assert await log.delete(second, ("c", "s"), 1)

@@ -421,6 +421,7 @@ async def test_a_pooler_without_a_direct_connection(
 # connect=
 
 
+@pytest.mark.usefixtures("patient_end")
 async def test_connect_returns_an_anyio_connection(uri: str, prefix: str) -> None:
     made: list[AnyIOConnection] = []
 
@@ -442,6 +443,7 @@ async def test_connect_returns_an_anyio_connection(uri: str, prefix: str) -> Non
     assert sessions(uri, f"custom {prefix}") == []
 
 
+@pytest.mark.usefixtures("patient_end")
 async def test_connect_returns_a_plain_connection(
     uri: str, prefix: str, anyio_backend: str
 ) -> None:
