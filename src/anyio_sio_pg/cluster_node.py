@@ -184,6 +184,10 @@ class ClusterNode(Node):
             return False
         return super().wants(message)
 
+    def fits(self, message: Attached, body: bytes) -> bool:
+        """Tell whether an attachment is the message's."""
+        return self._reader.is_body_of(message, body)
+
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Act on a message."""
         if isinstance(message, Attached):

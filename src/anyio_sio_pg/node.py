@@ -544,6 +544,10 @@ class Node(ABC):
         """Tell whether an attachment concerns anybody here."""
         return message.rooms is None or self._local._wants(message.namespace, message)
 
+    def fits(self, message: Attached, body: bytes) -> bool:
+        """Tell whether an attachment is the message's."""
+        return True
+
     def unavailable(self, message: Attached, reason: str) -> None:
         """Count an attachment that cannot be read as lost."""
         self._arrivals.note_lost(message, 1, reason)

@@ -21,7 +21,7 @@ from anyio_sio_pg import (
 )
 from anyio_sio_pg.postgres import presence
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import acquainted, eventually, node
+from harness import FAST, acquainted, eventually, node
 from proxy import proxy
 
 pytestmark = pytest.mark.anyio

@@ -442,6 +442,39 @@ async def test_a_message_on_its_way_is_waited_for_by_the_publisher(
         assert b.manager.stats().repeated == 0
 
 
+@pytest.mark.parametrize("durable", [False, True])
+async def test_an_attachment_of_a_table_made_again_is_not_taken_for_another(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    """Its ids begin again, and a slow receiver delivered the second event's content twice."""
+    table = f"{prefix}_attachments"
+    options: dict[str, Any] = {"table": table}
+    if durable:
+        options |= {"durable": True, "log_table": f"{prefix}_log"}
+    async with two_nodes(uri, prefix, **options) as (a, b):
+        await acquainted(a, b)
+        there = await b.client()
+        fetch, go_on = Listener._fetch, anyio.Event()
+
+        async def late(self: Listener, connection: Any) -> dict[int, bytes]:
+            await go_on.wait()
+            return await fetch(self, connection)
+
+        monkeypatch.setattr(Listener, "_fetch", late)
+        await a.manager.emit("n", "first" + "x" * 9_000)
+        await a.manager.flush()
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute(f"DROP TABLE {table}")
+        await a.manager.emit("n", "second" + "x" * 9_000)
+        await a.manager.flush()
+        go_on.set()
+        await a.manager.emit("last")
+        await eventually(lambda: there.read() or there.events()[-1:] == [["last"]])
+        texts = [event[1].rstrip("x") for event in there.events()[:-1]]
+        assert texts == (["first", "second"] if durable else ["second"])
+        assert b.manager.stats().lost == (0 if durable else 1)
+
+
 async def test_a_callback_keeps_its_namespace_listened_to(
     uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,10 @@ class Receiver(Protocol):
         """Tell whether an attachment has to be read at all."""
         ...
 
+    def fits(self, message: Attached, body: bytes) -> bool:
+        """Tell whether an attachment is the message's."""
+        ...
+
     def deliver(self, message: Message, body: bytes | None) -> None:
         """Take a message, in order; ``body`` is the attachment of an :class:`.Attached`."""
 
@@ -481,6 +485,9 @@ class Listener:
                 if message.attachment_id not in bodies:
                     bodies = await self._fetch(connection)
                 body = bodies.pop(message.attachment_id, None)
+                if body is not None and not self._receiver.fits(message, body):
+                    # the table was made again, and its ids begin again
+                    body = None
                 if body is None:
                     body = await self._kept(connection, message)
                 pending.popleft()

@@ -119,6 +119,14 @@ class NamespaceOnly(Struct):
     nsp: str
 
 
+class Owner(Struct):
+    """Whose an attachment is; Node's have no number."""
+
+    uid: str
+    seq: int | None = None
+    origin: str | None = None
+
+
 class InitialHeartbeatEnvelope(Envelope, kw_only=True, tag=1):
     """INITIAL_HEARTBEAT: every other node answers with a HEARTBEAT."""
 

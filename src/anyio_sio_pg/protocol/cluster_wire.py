@@ -39,6 +39,7 @@ from .cluster_schema import (
     InitialHeartbeatEnvelope,
     NamespaceOnly,
     Opts,
+    Owner,
     RoomsBody,
     ServerSideBody,
     ServerSideEmitEnvelope,
@@ -101,6 +102,7 @@ _ANSWERS = (FetchSocketsResponseEnvelope, ServerSideEmitResponseEnvelope, Broadc
 
 _from_json = msgspec.json.Decoder[Any](AnyEnvelope)
 _namespace_from_json = msgspec.json.Decoder(NamespaceOnly)
+_owner_from_msgpack = msgspec.msgpack.Decoder(Owner)
 _from_msgpack = msgspec.msgpack.Decoder[Any](AnyEnvelope, ext_hook=no_extension)
 
 
@@ -189,6 +191,17 @@ class ClusterWire:
         ):
             return message
         raise ProtocolError("not an answer of the cluster: another message on a node's own channel")
+
+    def is_body_of(self, attached: Attached, body: bytes) -> bool:
+        """Tell whether an attachment is a message's: ids begin again when the table is made again."""
+        try:
+            owner = _owner_from_msgpack.decode(body)
+        except MALFORMED:
+            # what is wrong is for decode_body to say
+            return True
+        numbered = owner.seq is not None
+        same = (owner.seq, owner.origin) == (attached.seq, attached.origin)
+        return owner.uid == attached.sender and (same or not numbered)
 
     def decode_body(self, attached: Attached, body: bytes) -> Message:
         """Decode an attachment; see :class:`.wire.Wire`."""
