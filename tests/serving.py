@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -127,6 +128,7 @@ async def _uvicorn(
 
         async def stop_server() -> None:
             await stop.wait()
+            await _accept_no_more(listener.fileno())
             server.should_exit = True
 
         tasks.start_soon(stop_server)
@@ -148,11 +150,28 @@ def _config(
     return config
 
 
+async def _accept_no_more(descriptor: int) -> None:
+    """Have asyncio accept nothing more, and the server know of all that was accepted.
+
+    uvicorn and Hypercorn do not close a connection that comes while they end.
+    """
+    asyncio.get_running_loop().remove_reader(descriptor)
+    # asyncio takes three rounds from a connection to the server's own task
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def _hypercorn_asyncio(
     app: Any, listener: socket.socket, stop: anyio.Event, **timeouts: int
 ) -> None:
     config = _config(hypercorn.config.Config, listener, **timeouts)
-    await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)
+    descriptor = int(config.bind[0].removeprefix("fd://"))
+
+    async def stop_server() -> None:
+        await stop.wait()
+        await _accept_no_more(descriptor)
+
+    await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop_server)
 
 
 async def _hypercorn_trio(
