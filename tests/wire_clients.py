@@ -122,9 +122,13 @@ class WebSocketWire:
         await self.wire.send_frame(text)
 
     async def read(self) -> str:
-        code, data = await self.wire.frame()
-        assert code in (1, 2), (code, data)
-        return data.decode()
+        """Return the next message; pings are answered."""
+        while True:
+            code, data = await self.wire.frame()
+            assert code in (1, 2), (code, data)
+            if data != b"2":
+                return data.decode()
+            await self.send("3")
 
     async def live(self) -> None:
         """Read, answer pings and the closing of the connection, until that has ended."""
@@ -163,10 +167,15 @@ class PollingWire:
         assert status == 200, text
         client.eio_sid = json.loads(text[1:])["sid"]
         await client.post("40")
-        await client.start_poll()
-        status, text = await client.wire.response()
-        assert status == 200, text
-        client.sid = json.loads(text[2:])["sid"]
+        while not client.sid:
+            await client.start_poll()
+            status, text = await client.wire.response()
+            assert status == 200, text
+            for packet in text.split("\x1e"):
+                if packet == "2":
+                    await client.post("3")
+                else:
+                    client.sid = json.loads(packet[2:])["sid"]
         return client
 
     async def start_poll(self) -> None:

@@ -69,12 +69,12 @@ in_real_time = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 
 
 async def soon(condition: Callable[[], Any]) -> Any:
-    return await eventually(condition, 5)
+    return await eventually(condition)
 
 
 async def no_ghosts(here: Site) -> None:
     """Return once the server knows of no client any more."""
-    with anyio.move_on_after(5):
+    with anyio.move_on_after(20):
         while here.ghosts():
             await anyio.sleep(0.005)
     assert here.ghosts() == {}
@@ -1474,16 +1474,16 @@ async def test_the_environ_has_the_clients_address(
 
 # behind real ASGI servers, in the event loop of the test
 
-SHUTDOWN_TIMEOUT = 1.0
+SHUTDOWN_TIMEOUT = 2.0
 """Seconds for which the servers of the tests wait for their clients."""
-CROWD_TIMEOUT = 2.0
+CROWD_TIMEOUT = 4.0
 """The same, where all handlers of 200 clients have to end in it."""
 GRACEFUL_TIMEOUT = 1
 """Seconds for which the ASGI servers of the tests wait for open connections."""
 KEEP_ALIVE_TIMEOUT = 1
 """Seconds for which hypercorn and anycorn keep what belongs to an idle connection."""
-MARGIN = 2.0
-"""Seconds for what is done beside waiting, on a machine that others use too."""
+MARGIN = 10.0
+"""Seconds for what is done beside waiting, on a slow machine that others use too."""
 
 on_each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 on_each_wire = pytest.mark.parametrize("wire", [PollingWire, WebSocketWire])
@@ -1655,7 +1655,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(
             await anyio.sleep(0.02)
         for other in others:
             await soon(lambda: any('["tick",19]' in text for text in other.received))  # noqa: B023
-        assert anyio.current_time() - started < 5
+        assert anyio.current_time() - started < MARGIN
         # the ping timeout finds it
         await soon(lambda: site.disconnected())
         assert site.disconnected() == [deaf.sid]
@@ -1665,7 +1665,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(
         await site.sio.shutdown()
 
     # it is not waited for here, neither after its ping timeout nor at the end
-    run_served(kind, body, caplog, ping_interval=0.5, ping_timeout=0.5, shutdown_timeout=0.5)
+    run_served(kind, body, caplog, ping_interval=0.5, ping_timeout=3, shutdown_timeout=0.5)
 
 
 @on_each_kind
@@ -1829,7 +1829,7 @@ def test_the_end_of_200_clients(kind: Kind, how: str, caplog: pytest.LogCaptureF
             assert sorted(site.disconnected()) == sorted(sids)
             # those that read were told
             for client in clients[1:]:
-                with anyio.fail_after(5):
+                with anyio.fail_after(MARGIN):
                     await client.closed.wait()
         if waits_for_readers(kind):
             await clients[0].wire.close()
@@ -1845,9 +1845,11 @@ def test_the_end_of_200_clients(kind: Kind, how: str, caplog: pytest.LogCaptureF
 def test_the_end_does_not_wait_for_what_never_ends(
     kind: Kind, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    begun: list[str] = []
     ended: list[str] = []
 
     async def endless(*args: Any) -> None:
+        begun.append(what)
         try:
             await anyio.sleep_forever()
         finally:
@@ -1862,9 +1864,10 @@ def test_the_end_does_not_wait_for_what_never_ends(
             for client in clients:
                 if isinstance(client, WebSocketWire):
                     await client.send('42["endless"]')
-            await anyio.sleep(0.1)
+            await soon(lambda: len(begun) == 10)
         else:
             site.sio.start_background_task(endless)
+            await soon(lambda: begun)
         started = anyio.current_time()
         await site.sio.shutdown()
         took = anyio.current_time() - started
