@@ -30,7 +30,7 @@ NESTED = {
 def quick_pings(mode: str) -> dict[str, float]:
     """Options with which a server soon sees that a polling client is gone."""
     # the others' connections tell it at once
-    return {"ping_interval": 0.5, "ping_timeout": 2.0} if mode == "polling" else {}
+    return {"ping_interval": 0.5, "ping_timeout": 5.0} if mode == "polling" else {}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from harness import eventually
 
 HERE = Path(__file__).parent
-TIMEOUT = 15.0
+TIMEOUT = 30.0
 
 MODES = {
     "polling": ["polling"],

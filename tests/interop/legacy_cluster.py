@@ -24,7 +24,7 @@ from interop.clients import HERE, TIMEOUT, Answers, JavaScriptClient, Node, pack
 from processes import NodeProcess, RealClient, RemoteError, RemoteNode, until
 
 LEGACY_CLIENT = "legacy/client.cjs"
-HEARTBEATS = {"heartbeat_interval": 1.0, "heartbeat_timeout": 3.0}
+HEARTBEATS = {"heartbeat_interval": 1.0, "heartbeat_timeout": 15.0}
 
 
 @contextmanager

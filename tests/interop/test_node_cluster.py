@@ -46,6 +46,8 @@ pytestmark = pytest.mark.anyio
 NAMES = ["node", "stock", "trio"]
 OURS = NAMES[1:]
 HEARTBEATS = {"heartbeat_interval": 1.0, "heartbeat_timeout": 3.0}
+PATIENCE = 2.5
+"""Seconds in which all answers come that do come, on a busy machine, too."""
 
 
 class Server(ABC):
@@ -640,7 +642,7 @@ async def test_acknowledgements_that_do_not_come(cluster: Cluster, sender: Serve
             client.silence()
         clients[2].raw.answers["ask"] = "python"
         with pytest.raises(RemoteError) as caught:
-            await sender.emit_with_ack("ask", "official", timeout=0.5)
+            await sender.emit_with_ack("ask", "official", timeout=PATIENCE)
         assert unordered(caught.value.partial) == ["official"] * 3 + ["python"]
         if sender is cluster.node:
             assert str(caught.value) == "Error: operation has timed out"
@@ -905,7 +907,7 @@ async def test_server_side_events_that_nobody_handles(cluster: Cluster, sender: 
     # Node never answers what it has no handler for
     ours = cluster.ours(sender.name)
     with pytest.raises(RemoteError, match="RequestTimeoutError") as caught:
-        await ours.manager("server_side_call", "unheard", 1, timeout=0.3)
+        await ours.manager("server_side_call", "unheard", 1, timeout=PATIENCE)
     assert caught.value.partial == [None]
     assert caught.value.missing == [await cluster.node.uid()]
 
@@ -1118,7 +1120,7 @@ async def test_nodes_local_operations_stay_there(cluster: Cluster) -> None:
         theirs[0].raw.answers["ask"] = "answer"
         # it waits for the other servers all the same
         with pytest.raises(RemoteError, match="operation has timed out") as caught:
-            await cluster.node.emit_with_ack("ask", "answer", local=True, timeout=0.2)
+            await cluster.node.emit_with_ack("ask", "answer", local=True, timeout=PATIENCE)
         assert caught.value.partial == ["answer"] * 2
         await cluster.node.disconnect_sockets(False, local=True)
         for client in theirs:
@@ -1284,7 +1286,14 @@ async def test_a_client_leaves_without_its_acknowledgement(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(
                 partial(
-                    ask, results, sender, "emit_with_ack", "ask", "official", to=asked, timeout=0.5
+                    ask,
+                    results,
+                    sender,
+                    "emit_with_ack",
+                    "ask",
+                    "official",
+                    to=asked,
+                    timeout=PATIENCE,
                 )
             )
             for client in clients[:2]:
