@@ -168,7 +168,7 @@ async def test_requests_are_answered_by_all(network: Network) -> None:
         assert await b.manager.emit_with_ack("q", "!", to="nobody") == []
         clients[1].answer = None
         with pytest.raises(RequestTimeoutError) as caught:
-            await c.manager.emit_with_ack("q", "?", timeout=0.5)
+            await c.manager.emit_with_ack("q", "?", timeout=2)
         assert sorted(caught.value.partial) == [["?", 0], ["?", 2]]
         for node in (a, b, c):
             node.manager.on_server_side("sum")(lambda *n, node=node: [node.name, sum(n)])
@@ -210,19 +210,19 @@ async def test_a_server_may_refuse_a_client(network: Network) -> None:
 
 
 async def test_nodes_that_stop_or_crash_are_not_waited_for(network: Network) -> None:
-    async with SimulatedCluster(network, requests_timeout=8, heartbeat_timeout=10) as cluster:
+    async with SimulatedCluster(network, requests_timeout=40, heartbeat_timeout=60) as cluster:
         a, b, c = await three(cluster)
         x, _, _ = await one_each([a, b, c])
         await b.stop()
-        with anyio.fail_after(4):
+        with anyio.fail_after(20):
             assert len(await a.manager.clients()) == 2
         await c.crash()
-        with anyio.fail_after(4):
+        with anyio.fail_after(20):
             assert await a.manager.clients() == {x.sid}
         assert a.manager.stats().nodes == 0
         d = await cluster.start()
         await cluster.quiet()
-        with anyio.fail_after(4):
+        with anyio.fail_after(20):
             assert await d.manager.clients() == {x.sid}
 
 
