@@ -116,6 +116,16 @@ def plain(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return strategy.filter(lambda value: "__proto__" not in repr(value))
 
 
+JAVASCRIPTS_OWN = {
+    *("__proto__", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__"),
+    *("constructor", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable"),
+    *("toLocaleString", "toString", "valueOf"),
+}
+"""What each of JavaScript's objects has: the package ends with an error for rooms of these names."""
+
+possible_rooms = room_tuples.filter(lambda rooms: JAVASCRIPTS_OWN.isdisjoint(rooms))
+
+
 def with_buffers(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"type": "Buffer", "data": [float(byte) for byte in value]}
@@ -138,7 +148,7 @@ def answers_of(seen: dict[str, Any], namespace: str) -> list[Message | None]:
     fields=st.fixed_dictionaries(heads),
     name=event_names,
     args=plain(arguments),
-    target=st.builds(Target, rooms=room_tuples, excluded=room_tuples),
+    target=st.builds(Target, rooms=possible_rooms, excluded=possible_rooms),
     limit=st.sampled_from([300, 7_999]),
     backwards=st.booleans(),
 )
@@ -218,7 +228,7 @@ def test_it_reads_our_answers_to_custom_requests(read: Read, value: Any) -> None
 
 
 @with_node
-@given(names=room_tuples)
+@given(names=possible_rooms)
 def test_it_reads_our_answers_about_rooms(read: Read, names: tuple[str | int, ...]) -> None:
     answer = FetchSocketsResponse(**HEAD, rooms=names, want="rooms")
     # as they are, and as the keys of an object
