@@ -24,7 +24,7 @@ from anyio_sio_pg import (
     open_postgres_emitter,
 )
 from cancelling import MANY, cancel_at
-from harness import FAST, TestNode, acquainted, eventually, node, sessions
+from harness import TestNode, acquainted, eventually, node, sessions
 from interop.clients import JavaScriptClient, Node, node_process
 from interop.legacy_cluster import LEGACY_CLIENT, NodeServer, database, node_server
 from processes import until
@@ -267,11 +267,10 @@ async def test_incomplete_pieces(uri: str, prefix: str, javascript: Node) -> Non
     errors: list[Exception] = []
     async with (
         theirs(uri, prefix, javascript, "node") as there,
-        ours(uri, prefix, on_error=errors.append, **FAST) as [a, b],
+        # what is late is looked for with each heartbeat
+        ours(uri, prefix, on_error=errors.append, heartbeat_interval=0.2) as [a, b],
     ):
         far = [await a.client(), await b.client()]
-        for one in (a, b):
-            one.manager._node._reader._chunks._lifetime = 0.5  # type: ignore[union-attr]
         channel = f"{prefix}#/#"
         lost = pieces("lost", broadcast("lost", "x" * 9_000), 3)
         late = pieces("late", broadcast("late", "y" * 9_000), 3)
@@ -286,6 +285,8 @@ async def test_incomplete_pieces(uri: str, prefix: str, javascript: Node) -> Non
         for client in (*far, there):
             await client.expect(*expected)
         assert errors == []
+        for one in (a, b):
+            one.manager._node._reader._chunks._lifetime = 0.1  # type: ignore[union-attr]
         await eventually(lambda: len(errors) == 2)
         for error in errors:
             assert isinstance(error, ProtocolError)
