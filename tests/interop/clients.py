@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import gc
 import itertools
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -135,6 +133,23 @@ class Client(ABC):
         """Disconnect."""
 
 
+class Connector(aiohttp.TCPConnector):
+    """Knows its connections: python-engineio drops responses unread, and garbage would tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[aiohttp.connector.Connection] = []
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **kwargs)
+        self._made.append(connection)
+        return connection
+
+    def close_connections(self) -> None:
+        for connection in self._made:
+            connection.close()
+
+
 class PythonClient(Client):
     """python-socketio's own client, in the test's event loop."""
 
@@ -162,7 +177,8 @@ class PythonClient(Client):
         msgpack: bool = False,
     ) -> None:
         # its own sessions it does not always close
-        self._http = aiohttp.ClientSession()
+        self._connector = Connector()
+        self._http = aiohttp.ClientSession(connector=self._connector)
         self._client = client = socketio.AsyncClient(
             http_session=self._http,
             reconnection=reconnect,
@@ -230,13 +246,8 @@ class PythonClient(Client):
             with anyio.fail_after(TIMEOUT):
                 await self._client.eio.queue.join()
         await self._client.shutdown()
+        self._connector.close_connections()
         await self._http.close()
-        if self._client.reconnection:
-            # after a cut it leaves a response unread
-            self._client = None
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)
-                gc.collect()
 
 
 class JavaScript(ABC):
