@@ -243,7 +243,7 @@ async def test_a_disk_that_is_full_for_a_while(uri: str, prefix: str, record_pro
             held_up = a.manager.stats().sent == sent
             await anyio.to_thread.run_sync(sql, uri, free)
 
-        a.manager._node.publisher._patience = 0.5
+        a.manager._node.publisher._tries_for = 0.5
         counts = await under_load(a, b, trouble)
         record_property("counts", str(counts))
         assert held_up

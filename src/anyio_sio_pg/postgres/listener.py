@@ -32,6 +32,9 @@ _FETCH_AT_ONCE = 32
 _LONGEST_TURN = 0.005
 """Seconds for which messages are delivered before the other tasks get their turn."""
 
+_LONGEST_ANSWER = 4
+"""Times ``silence`` that an answer may take while something comes."""
+
 _MARGIN = 0.05
 """Seconds by which a clock here and PostgreSQL's may seem to differ when they are compared."""
 
@@ -110,7 +113,7 @@ class Listener:
         self._pending: deque[Message] = deque()
         self._wake: anyio.CancelScope | None = None
         self._turn_ends = 0.0
-        self._patience = Patience(silence)
+        self._patience = Patience(silence, _LONGEST_ANSWER * silence)
         self._stop = anyio.CancelScope()
         self._connection: AnyConnection | None = None
         self._broken: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
@@ -14,9 +15,6 @@ T = TypeVar("T")
 _STEPS: Final = 8
 """Looks within the time; a process that stands still misses at most one."""
 
-LONGEST: Final = 4
-"""Times ``seconds`` that an answer may take while something moves."""
-
 
 class SilentError(Exception):
     """Nothing has come for too long: the connection is of no more use."""
@@ -26,15 +24,17 @@ class Patience:
     """Ends statements on a connection on which nothing moves for ``seconds``.
 
     A clock would also count the time in which this process stands still, and cannot read; and that
-    which a question takes over a slow link, or what is to come before its answer. But notifications
-    also come where the question does not arrive: after :data:`LONGEST` times as long it is over. Of
-    connections that are no :class:`.AnyIOConnection` nobody sees what moves.
+    which a question takes over a slow link, or what is to come before its answer. On a connection
+    that listens, notifications also come where the question does not arrive: so there is a
+    ``longest`` time, in seconds. Of connections that are no :class:`.AnyIOConnection` nobody sees
+    what moves.
 
     :meth:`run` has to be running meanwhile.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, longest: float = math.inf):
         self._seconds = seconds
+        self._longest = longest
         self._scope: anyio.CancelScope | None = None
         self._connection: AnyConnection | None = None
         self._asleep = False
@@ -91,10 +91,11 @@ class Patience:
                 await self._begun.wait()
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
+        step = self._seconds / _STEPS
         steps = silent = 0
         moves = self._moves()
-        while silent < _STEPS and steps < _STEPS * LONGEST:
-            await anyio.sleep(self._seconds / _STEPS)
+        while silent < _STEPS and steps * step < self._longest:
+            await anyio.sleep(step)
             if self._scope is not scope:
                 return
             steps += 1
@@ -103,7 +104,7 @@ class Patience:
                 silent, moves = 0, now
                 self.moved_at = anyio.current_time()
         self._ended = scope
-        self._waited = self._seconds * steps / _STEPS
+        self._waited = steps * step
         scope.cancel()
         self.end()
 
