@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, LiteralString, assert_type
 
 import psycopg
 
@@ -299,11 +299,21 @@ def statements() -> None:
         json=json,
     )
     assert_type(statement, Statement)
-    assert_type(statement.sql, str)
+    assert_type(statement.sql, LiteralString)
     sql, params = emit_statement("event", paramstyle="numeric_dollar")
-    assert_type(sql, str)
+    assert_type(sql, LiteralString)
     assert_type(params, Any)
     assert_type(create_table_statement("app.attachments"), str)
+
+
+async def executed_statements(
+    connection: psycopg.Connection[Any], other: psycopg.AsyncConnection[Any]
+) -> None:
+    connection.execute(*emit_statement("paid", {"order": 7}, to="user:42"))
+    with connection.cursor() as cursor:
+        cursor.execute(*emit_statement("paid", {"order": 7}))
+    statement = emit_statement("paid")
+    await other.execute(statement.sql, statement.params)
 
 
 def embedded() -> None:

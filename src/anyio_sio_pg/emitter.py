@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -62,7 +62,7 @@ _BY_NAME = ("pyformat", "named")
 class Statement(NamedTuple):
     """SQL and its parameters: a dict for the styles with names, else a list."""
 
-    sql: str
+    sql: LiteralString
     params: Any
 
 
@@ -291,7 +291,9 @@ def emit_statement(
             f" SELECT pg_catalog.pg_notify({channel}, {head} || CAST(id AS text) || {tail})"
             " FROM stored"
         )
-    return Statement(sql, values if paramstyle in _BY_NAME else list(values.values()))
+    params = values if paramstyle in _BY_NAME else list(values.values())
+    # type checkers do not know that the one part that is no literal, the table's name, is quoted
+    return Statement._make((sql, params))
 
 
 def _wire(options: Options) -> Wire:
