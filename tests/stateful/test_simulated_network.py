@@ -260,3 +260,17 @@ async def test_the_dead_are_found_while_the_log_is_full(monkeypatch: pytest.Monk
         assert answers == [None, None]
         assert a.manager.stats().queue_depth
         monkeypatch.undo()
+
+
+async def test_a_client_that_is_not_in_the_main_namespace_says_where_it_is() -> None:
+    async with SimulatedCluster(SimulatedNetwork()) as cluster:
+        node = await cluster.start()
+        client = await node.connect("/chat")
+        with pytest.raises(LookupError, match=r"not in the namespace '/'.*sids\['/chat'\]"):
+            assert client.sid
+        assert client.sids["/chat"] in await node.manager.clients(namespace="/chat")
+        assert await client.join() == client.sid
+        await client.leave("/chat")
+        await client.leave()
+        with pytest.raises(LookupError, match="nor in any other"):
+            assert client.sid

@@ -33,8 +33,9 @@ class SimulatedClient:
     """A Socket.IO client in memory; :meth:`.SimulatedNode.connect` makes one.
 
     ``events`` has all that has come, by namespace, each ``[event, *args]``, in the order in which
-    the server sent them. It answers events that ask for an acknowledgement with ``answer``, a
-    function of the event's arguments; None leaves them unanswered.
+    the server sent them; ``sids`` has its id in each namespace that it is in. It answers events that
+    ask for an acknowledgement with ``answer``, a function of the event's arguments; None leaves them
+    unanswered.
     """
 
     def __init__(self, node: SimulatedNode, number: int):
@@ -61,7 +62,14 @@ class SimulatedClient:
 
     @property
     def sid(self) -> str:
-        """The client's id in the namespace ``/``."""
+        """The client's id in the namespace ``/``; ``sids[namespace]`` is that in another one.
+
+        :raises LookupError: the client is not in ``/``.
+        """
+        if "/" not in self.sids:
+            others = ", ".join(f"sids[{namespace!r}]" for namespace in self.sids)
+            hint = f"; its ids elsewhere: {others}" if others else ", nor in any other"
+            raise LookupError(f"{self!r} is not in the namespace '/'{hint}")
         return self.sids["/"]
 
     def received(self, namespace: str = "/") -> list[list[Any]]:
