@@ -10,7 +10,13 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from .errors import AdapterError
+
 logger = logging.getLogger("anyio_sio_pg")
+
+
+class HandlerError(Exception):
+    """What a handler of the application's has raised, its cause; the text says which handler."""
 
 
 class Reporter:
@@ -47,9 +53,15 @@ class Reporter:
 
     def report(self, error: Exception) -> None:
         """Log an error and hand it to ``on_error``."""
-        logger.warning("%s", error)
+        # libpq's texts have several lines, which logs would take for several entries
+        logger.warning("%s", _one_line(str(error)))
+        self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
         if self._on_error is None:
             return
+        if isinstance(error, AdapterError):
+            error.args = tuple(_one_line(a) if isinstance(a, str) else a for a in error.args)
         try:
             result = self._on_error(error)
             if isinstance(result, Awaitable):
@@ -79,9 +91,18 @@ class Reporter:
     async def _contained(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         try:
             await function(*args)
+        except HandlerError as exc:
+            raised = exc.__cause__
+            assert isinstance(raised, Exception)  # noqa: S101 - it is made of nothing else
+            logger.error("%s", _one_line(str(exc)), exc_info=raised)
+            self._tell(raised)
         except Exception as exc:
             logger.exception("%s failed", getattr(function, "__qualname__", function))
-            self.report(exc)
+            self._tell(exc)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 async def _await(awaitable: Awaitable[Any]) -> None:

@@ -34,6 +34,7 @@ from harness import (
     node,
     sessions,
     stopwatch,
+    terminate,
     two_nodes,
 )
 from proxy import proxy
@@ -187,6 +188,24 @@ async def test_an_error_handler_that_always_fails_is_called_once_for_each_error(
         for _ in range(100):
             await anyio.lowlevel.checkpoint()
         assert calls == 1
+
+
+async def test_a_loss_and_its_end_are_logged_alike_and_each_on_one_line(
+    uri: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    async with node(f"{uri}?application_name={prefix}", prefix, on_error=errors.append) as a:
+        terminate(uri, *[pid for pid, _ in sessions(uri, prefix)])
+        await eventually(lambda: a.manager.stats().reconnects >= 2)
+        await a.manager.ping()
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    texts = [record.getMessage() for record in told]
+    for which in ("publisher", "listener"):
+        (lost,) = [text for text in texts if text.startswith(f"the {which} lost its session: ")]
+        again = f"the {which} is connected again"
+        assert texts.index(lost) < texts.index(again)
+    assert [str(error) for error in errors] == [text for text in texts if "again" not in text]
+    assert not any("\n" in text or "\t" in text for text in texts)
 
 
 async def test_messages_that_wait_for_room_at_the_end_go_out(uri: str, prefix: str) -> None:

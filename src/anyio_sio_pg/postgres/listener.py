@@ -222,7 +222,7 @@ class Listener:
                             self._stop.shield = True
                         else:
                             self.reconnects += 1
-                            logger.info("the listener is connected again")
+                            logger.warning("the listener is connected again")
                         first = False
                         await self._read(current)
                     except (_LostError, SilentError, psycopg.Error, AdapterError) as exc:

@@ -409,7 +409,7 @@ class Publisher:
                     reported = True
             else:
                 self.reconnects += 1
-                logger.info("the publisher is connected again")
+                logger.warning("the publisher is connected again")
                 return connection
 
     async def _publish(self, connection: AnyConnection) -> None:
