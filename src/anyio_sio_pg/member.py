@@ -43,6 +43,7 @@ from .protocol.messages import (
     from_data,
     to_data,
 )
+from .reporting import HandlerError
 
 _POISON = "__proto__"
 """A key for which Node refuses a whole message, and which a client can choose."""
@@ -276,6 +277,7 @@ class ClusterMember(AnyIOManager):
         answer: Any = None
         # the asker gets its answer also when the handler fails; the node reports the error
         data = Data(b"null")
+        event: Any = "?"
         try:
             event, *args = from_data(message.data, self._loads)
             if event == CUSTOM_REQUEST:
@@ -285,6 +287,11 @@ class ClusterMember(AnyIOManager):
                 if inspect.isawaitable(answer):
                     answer = await answer
             data = to_data(answer, self._dumps)
+        except Exception as exc:
+            what = f"handler of the server-side event {event!r} in namespace {message.namespace}"
+            if event == CUSTOM_REQUEST:
+                what = "custom hook"
+            raise HandlerError(f"the {what} has failed") from exc
         finally:
             request_id = message.request_id
             if request_id is not None:

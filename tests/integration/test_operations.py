@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import anyio
@@ -391,6 +392,36 @@ async def test_a_failing_handler_answers_none_and_is_reported(uri: str, prefix: 
         assert await a.manager.server_side_call("fail") == [None]
         assert await a.manager.server_side_call("unsendable") == [None]
         assert [type(error) for error in errors] == [ZeroDivisionError, TypeError]
+
+
+async def test_a_failing_handler_is_logged_once_by_its_events_name(
+    uri: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    async with node(uri, prefix) as a, node(uri, prefix, on_error=errors.append) as b:
+        await acquainted(a, b)
+
+        @b.manager.on_server_side("fail", namespace="/jobs")
+        async def fail() -> None:
+            raise ZeroDivisionError("on purpose")
+
+        @b.manager.custom_hook
+        def hook(data: Any) -> None:
+            raise KeyError(data)
+
+        await b.manager.clients(namespace="/jobs")
+        await a.manager.server_side_emit("fail", namespace="/jobs")
+        await eventually(lambda: errors)
+        await a.manager.custom_request("asked")
+        await eventually(lambda: len(errors) == 2)
+        assert [str(error) for error in errors] == ["on purpose", "'asked'"]
+    told = [r for r in caplog.records if r.name == "anyio_sio_pg" and r.levelno > logging.INFO]
+    assert [record.getMessage() for record in told] == [
+        "the handler of the server-side event 'fail' in namespace /jobs has failed",
+        "the custom hook has failed",
+    ]
+    assert [record.exc_info and record.exc_info[1] for record in told] == errors
+    assert "in fail" in caplog.text
 
 
 async def test_custom_request(uri: str, prefix: str) -> None:
