@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 import load
-from anyio_sio_pg import open_postgres_emitter
+from anyio_sio_pg import MessagesLostError, open_postgres_emitter
 from anyio_sio_pg.node import SETTLE
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import TestNode, acquainted, eventually, node, terminate
@@ -371,3 +371,23 @@ async def test_several_namespaces(postgres: EmbeddedPostgres, prefix: str) -> No
             await a.manager.emit("n", payload(count + 1), namespace=name)
             await eventually(lambda name=name, n=count + 1: numbers(there[name], name) == [0, n])
         assert b.manager.stats().lost == 6
+
+
+async def test_a_row_in_another_nodes_table_is_reported_with_its_likely_reason(
+    uri: str, prefix: str
+) -> None:
+    losses: list[Exception] = []
+    one, two = f"{prefix}_one", f"{prefix}_two"
+    async with (
+        node(uri, prefix, table=one) as a,
+        node(uri, prefix, table=two, on_error=losses.append) as b,
+    ):
+        await acquainted(a, b)
+        client = await b.client()
+        await a.manager.emit("large", "x" * 9_000)
+        await eventually(lambda: losses)
+        assert isinstance(losses[0], MessagesLostError)
+        assert "its row is gone from the table (or the sender's `table` is another" in str(
+            losses[0]
+        )
+        assert client.events() == []

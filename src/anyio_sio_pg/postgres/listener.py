@@ -495,7 +495,10 @@ class Listener:
                     body = await self._kept(connection, message)
                 pending.popleft()
                 if body is None:
-                    self._receiver.unavailable(message, "its row is gone from the table")
+                    self._receiver.unavailable(
+                        message,
+                        "its row is gone from the table (or the sender's `table` is another one)",
+                    )
                 else:
                     self._receiver.deliver(message, body)
             else:
