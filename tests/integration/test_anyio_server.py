@@ -797,6 +797,27 @@ async def test_before_and_after_the_block_requests_get_503() -> None:
         assert (await fetch(client.request())).status == 503
 
 
+@pytest.mark.parametrize("make", [AnyIOServer, AnyIOEngineServer])
+async def test_a_server_that_is_used_without_its_block_says_so_once(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = make()
+    app: Any = (socketio if make is AnyIOServer else engineio).ASGIApp(
+        server, **{f"{'socketio' if make is AnyIOServer else 'engineio'}_path": "socket.io"}
+    )
+    for _ in range(3):
+        await _is_out_of_service(app)
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "enter its block first (async with sio: ...)" in record.getMessage()
+    caplog.clear()
+    # at the end of a block there is nothing that the application has forgotten
+    other = make()
+    async with other:
+        pass
+    assert (await fetch(http(socketio.ASGIApp(other)))).status == 503
+    assert not caplog.records
+
+
 async def _is_out_of_service(app: Any) -> None:
     for request in (
         http(app),

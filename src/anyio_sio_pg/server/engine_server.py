@@ -28,6 +28,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SERVER_GONE: Final = "the server does not run"
+_NOT_ENTERED: Final = (
+    "Requests are answered with 503, because the server does not run: enter its block first"
+    " (async with sio: ...)"
+)
 _NOT_WANTED: Final = re.compile(r"q=0(\.0*)?")
 """The weight of an encoding that a client refuses (RFC 9110, section 12.4.2)."""
 _TRANSPORTS: Final = ("polling", "websocket")
@@ -102,6 +106,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         self.tasks = ServerTasks(self.logger)
         self.handles_messages_inline = False
         self._accepting = False
+        self._has_run = False
 
     def async_modes(self) -> list[str]:
         """Return the modes that there are."""
@@ -112,7 +117,7 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         if self.tasks.running:
             raise RuntimeError(f"this {type(self).__name__} runs already")
         async with self.tasks.run():
-            self._accepting = True
+            self._accepting = self._has_run = True
             try:
                 yield self
             finally:
@@ -239,7 +244,10 @@ class AnyIOEngineServer(BaseEngineServer, anyio.AsyncContextManagerMixin):
         try:
             response = await self._respond(environ)
         except RefusedError as exc:
-            if self._accepting or exc.message != _SERVER_GONE:
+            if not self._has_run:
+                # at the end of a block to refuse is nothing to tell of, but without one it is
+                self._log_error_once(_NOT_ENTERED, "not-entered")
+            elif self._accepting or exc.message != _SERVER_GONE:
                 self._log_error_once(str(exc), f"refused-{exc.code}-{exc.status}")
             response = _refusal(exc)
         except EndedError:
