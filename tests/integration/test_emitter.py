@@ -397,6 +397,18 @@ async def test_equal_statements_of_one_transaction_are_all_sent(
         await client.expect(*[as_event("same", data)] * 3)
 
 
+async def test_a_statement_executed_twice_in_a_transaction(uri: str, prefix: str) -> None:
+    async with one_client(uri, prefix) as client:
+        small = emit_statement("small", prefix=prefix)
+        large = emit_statement("large", "x" * 9_000, prefix=prefix)
+        binary = emit_statement("binary", b"1", prefix=prefix)
+        with psycopg.connect(uri) as connection:
+            for statement in (small, small, large, large, binary, binary):
+                connection.execute(*statement)
+        # PostgreSQL merges equal notifications; those of two rows differ
+        await client.expect(["small"], *[["large", "x" * 9_000]] * 2, *[["binary", b"1"]] * 2)
+
+
 async def test_statements_of_one_transaction_keep_their_order(uri: str, prefix: str) -> None:
     expected = [["n", n, "" if n % 7 else "x" * 9_000] for n in range(100)]
     async with one_client(uri, prefix) as client:
