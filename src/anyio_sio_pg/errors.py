@@ -18,6 +18,7 @@ class RequestTimeoutError(AdapterError, TimeoutError):
     """Not every node (or client) answered in time.
 
     ``partial`` holds the answers that came; ``missing`` the uids of the nodes that still owe one.
+    The others may still carry out what the call asked for: it may be on its way, or in the outbox.
     """
 
     def __init__(self, message: str, partial: Sequence[Any] = (), missing: Sequence[str] = ()):
