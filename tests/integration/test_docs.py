@@ -446,6 +446,43 @@ async def test_lifespan_with_an_anyio_server(
     await no_sessions(database.uri)
 
 
+CANNOT_BEGIN = {"uvicorn": 3, "hypercorn": 0, "anycorn": 1}
+"""The exit codes that the page has for a lifespan that cannot begin."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_lifespan_that_cannot_begin(tmp_path: Path, command: str) -> None:
+    (tmp_path / "anyio_asgi.py").write_text(block(LIFESPAN, "anyio_asgi.py"))
+    arguments = changed(command, ("8001", "0")).split()
+    # nobody listens there
+    async with program(tmp_path, "-m", *arguments, uri="127.0.0.1:1") as server:
+        assert await server.ends() == CANNOT_BEGIN[arguments[0]]
+        assert "AdapterError" in server.output
+
+
+async def test_block_around_the_asgi_server_that_cannot_begin(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(block(LIFESPAN, "main.py"))
+    async with program(tmp_path, "main.py", uri="127.0.0.1:1") as main:
+        assert await main.ends() == 1
+        assert "AdapterError" in main.output
+
+
+async def test_a_route_in_a_thread_sends(database: EmbeddedPostgres, tmp_path: Path) -> None:
+    (tmp_path / "asgi.py").write_text(block(LIFESPAN, "sync_asgi.py"))
+    async with (
+        two_servers(tmp_path, database.uri) as (one, two),
+        client(one) as alice,
+        client(two) as bob,
+        aiohttp.ClientSession() as session,
+    ):
+        for each in (alice, bob):
+            await each.call("join", "lobby")
+        async with session.post(f"{one}/rooms/lobby/notices?text=hello") as response:
+            assert await response.json() == {"sent": True, "clients": 2}
+        for each in (alice, bob):
+            await until(lambda each=each: each.heard == [("notice", "hello")])
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_lifespan_that_fails(
     database: EmbeddedPostgres, tmp_path: Path, command: str
