@@ -599,6 +599,21 @@ async def test_tests_of_an_application(tmp_path: Path, name: str, wrong: str) ->
         assert await tests.ends() == 1, tests.output
 
 
+async def test_tests_of_what_is_sent_from_outside(tmp_path: Path) -> None:
+    name = "test_outside.py"
+    for file in ("chat.py", "conftest.py", name):
+        (tmp_path / file).write_text(block(TESTING, file))
+    async with program(tmp_path, "-m", "pytest", "-W", "error", name) as tests:
+        assert await tests.ends() == 0, tests.output
+    # without the prefixes nothing arrives, as the page says
+    code = block(TESTING, name)
+    code = changed(code, (', prefix="socket.io"', ""), (", prefix=cluster.prefix", ""))
+    (tmp_path / name).write_text(code)
+    async with program(tmp_path, "-m", "pytest", name) as tests:
+        assert await tests.ends() == 1, tests.output
+        assert "4 failed" in tests.output
+
+
 async def test_failure_of_the_machine(database: EmbeddedPostgres, tmp_path: Path) -> None:
     code = changed(block(TESTING, "failure.py"), ("postgresql://localhost/postgres", database.uri))
     assert await run(tmp_path, code, database.uri) == ""

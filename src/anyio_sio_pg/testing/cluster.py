@@ -99,6 +99,10 @@ class SimulatedCluster(anyio.AsyncContextManagerMixin):
     :class:`.PostgresNetwork`, or the URI of a PostgreSQL; ``make_server`` makes the server of a
     node around its manager (None: an :class:`.AnyIOServer`), with its handlers. The other options
     are those of every node's :class:`.PostgresManager`. At the end all nodes are stopped.
+
+    Each cluster has a ``prefix`` of its own: an emitter, or a statement of
+    :func:`.emit_statement`, reaches it with ``prefix=cluster.prefix``. For one that uses the default
+    prefix, make the cluster with ``prefix="socket.io"``.
     """
 
     def __init__(
