@@ -198,7 +198,7 @@ async def test_a_loss_and_its_end_are_logged_alike_and_each_on_one_line(
         terminate(uri, *[pid for pid, _ in sessions(uri, prefix)])
         await eventually(lambda: a.manager.stats().reconnects >= 2)
         await a.manager.ping()
-    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    told = [r for r in caplog.records if (r.name, r.levelname) == ("anyio_sio_pg", "WARNING")]
     texts = [record.getMessage() for record in told]
     for which in ("publisher", "listener"):
         (lost,) = [text for text in texts if text.startswith(f"the {which} lost its session: ")]
