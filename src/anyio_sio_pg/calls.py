@@ -34,6 +34,7 @@ from .protocol.messages import (
     to_data,
 )
 from .protocol.requests import Answers
+from .reporting import HandlerError
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Hook = TypeVar("Hook", bound=Callable[[Any], Any])
@@ -443,6 +444,8 @@ class ClusterCalls(ClusterMember):
         try:
             answer = await self._run_hook(from_data(request, self._loads)[1])
             data = to_data(answer, self._dumps)
+        except Exception as exc:
+            raise HandlerError("the custom hook has failed") from exc
         finally:
             own = ServerSideEmitResponse(
                 sender=node.uid, namespace=pending.namespace, request_id="", data=data

@@ -556,9 +556,8 @@ class Node(ABC):
         """Act on a message."""
         try:
             self._dispatch[type(message)](message)
-        except Exception as exc:
-            logger.exception("a %s could not be handled", type(message).__name__)
-            self.report(exc)
+        except Exception as exc:  # noqa: BLE001 - reported
+            self._reporter.failed(f"a {type(message).__name__} could not be handled", exc)
 
     def listening(self) -> None:
         """Make oneself known (again) in every namespace."""

@@ -57,6 +57,11 @@ class Reporter:
         logger.warning("%s", _one_line(str(error)))
         self._tell(error)
 
+    def failed(self, what: str, error: Exception) -> None:
+        """Log an error with its traceback and hand it to ``on_error``."""
+        logger.error("%s", _one_line(what), exc_info=error)
+        self._tell(error)
+
     def _tell(self, error: Exception) -> None:
         if self._on_error is None:
             return
@@ -94,11 +99,9 @@ class Reporter:
         except HandlerError as exc:
             raised = exc.__cause__
             assert isinstance(raised, Exception)  # noqa: S101 - it is made of nothing else
-            logger.error("%s", _one_line(str(exc)), exc_info=raised)
-            self._tell(raised)
-        except Exception as exc:
-            logger.exception("%s failed", getattr(function, "__qualname__", function))
-            self._tell(exc)
+            self.failed(str(exc), raised)
+        except Exception as exc:  # noqa: BLE001 - reported
+            self.failed(f"{getattr(function, '__qualname__', function)} failed", exc)
 
 
 def _one_line(text: str) -> str:

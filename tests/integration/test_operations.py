@@ -414,10 +414,13 @@ async def test_a_failing_handler_is_logged_once_by_its_events_name(
         await eventually(lambda: errors)
         await a.manager.custom_request("asked")
         await eventually(lambda: len(errors) == 2)
-        assert [str(error) for error in errors] == ["on purpose", "'asked'"]
+        await b.manager.custom_request("of its own")
+        await eventually(lambda: len(errors) == 3)
+        assert [str(error) for error in errors] == ["on purpose", "'asked'", "'of its own'"]
     told = [r for r in caplog.records if r.name == "anyio_sio_pg" and r.levelno > logging.INFO]
     assert [record.getMessage() for record in told] == [
         "the handler of the server-side event 'fail' in namespace /jobs has failed",
+        "the custom hook has failed",
         "the custom hook has failed",
     ]
     assert [record.exc_info and record.exc_info[1] for record in told] == errors

@@ -24,6 +24,7 @@ from anyio_sio_pg import (
 )
 from anyio_sio_pg import node as node_module
 from anyio_sio_pg.postgres.listener import Listener
+from anyio_sio_pg.protocol.messages import SocketsJoin
 from anyio_sio_pg.testing import EmbeddedPostgres
 from harness import (
     FAST,
@@ -492,6 +493,27 @@ async def test_an_attachment_of_a_table_made_again_is_not_taken_for_another(
         texts = [event[1].rstrip("x") for event in there.events()[:-1]]
         assert texts == (["first", "second"] if durable else ["second"])
         assert b.manager.stats().lost == (0 if durable else 1)
+
+
+async def test_a_message_that_cannot_be_handled_is_logged_once_and_holds_nothing_up(
+    uri: str, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    async with node(uri, prefix) as a, node(uri, prefix, on_error=errors.append) as b:
+        await acquainted(a, b)
+        there = await b.client(rooms=["r"])
+
+        def fail(message: object) -> None:
+            raise ZeroDivisionError("on purpose")
+
+        assert b.manager._node is not None
+        monkeypatch.setitem(b.manager._node._dispatch, SocketsJoin, fail)
+        await a.manager.sockets_join("other", to="r")
+        await a.manager.emit("after")
+        await there.expect(["after"])
+    assert [str(error) for error in errors] == ["on purpose"]
+    logged = [r.getMessage() for r in caplog.records if r.levelno > logging.INFO]
+    assert logged == ["a SocketsJoin could not be handled"]
 
 
 async def test_a_callback_keeps_its_namespace_listened_to(

@@ -274,3 +274,9 @@ async def test_a_client_that_is_not_in_the_main_namespace_says_where_it_is() -> 
         await client.leave()
         with pytest.raises(LookupError, match="nor in any other"):
             assert client.sid
+
+
+def test_a_cluster_has_a_prefix_of_its_own_or_the_one_it_is_given() -> None:
+    network = SimulatedNetwork()
+    assert SimulatedCluster(network).prefix != SimulatedCluster(network).prefix
+    assert SimulatedCluster(network, prefix="socket.io").prefix == "socket.io"

@@ -115,12 +115,8 @@ class SimulatedCluster(anyio.AsyncContextManagerMixin):
         self.network: Network = PostgresNetwork(network) if isinstance(network, str) else network
         self.nodes: list[SimulatedNode] = []
         self._make_server = make_server or _default_server
-        self.prefix = f"simulated{next(_clusters)}"
-        self._options = {
-            "prefix": self.prefix,
-            "shutdown_timeout": 1.0,
-            **options,
-        }
+        self.prefix: str = options.setdefault("prefix", f"simulated{next(_clusters)}")
+        self._options = {"shutdown_timeout": 1.0, **options}
         self._numbers = itertools.count(1)
         self._names = itertools.count(1)
         self._task_group: TaskGroup
