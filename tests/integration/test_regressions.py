@@ -437,6 +437,26 @@ async def test_a_listener_that_is_behind_gives_nobody_up(
         assert "is silent" not in caplog.text
 
 
+async def test_many_attachments_over_a_slow_link_are_fetched_in_parts(
+    postgres: EmbeddedPostgres, prefix: str
+) -> None:
+    """All were fetched by one statement, which was given up and tried again, for ever."""
+    options = {"heartbeat_interval": 0.3, "heartbeat_timeout": 1.0}
+    text = "x" * 90_000
+    async with (
+        proxy(postgres.port) as gate,
+        node(postgres.uri, prefix, **options) as a,
+        node(postgres.uri, prefix, listen_uri=gate.uri, **options) as b,
+    ):
+        await acquainted(a, b)
+        there = await b.client()
+        gate.slow_down("answers", 500_000)
+        for number in range(32):
+            await a.manager.emit("n", (number, text))
+        await there.expect(*(["n", number, text] for number in range(32)))
+        assert b.manager.stats().reconnects == 0
+
+
 async def test_a_message_on_its_way_is_waited_for_by_the_publisher(
     postgres: EmbeddedPostgres, prefix: str
 ) -> None:

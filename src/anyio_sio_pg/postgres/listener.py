@@ -29,6 +29,15 @@ T = TypeVar("T")
 _EMITTER = b'{"uid":"emitter",'
 
 _FETCH_AT_ONCE = 32
+_FETCH_BYTES = 1 << 20
+_FETCH = """\
+SELECT id, payload FROM (
+  SELECT t.id, t.payload, sum(pg_catalog.octet_length(t.payload)) OVER (ORDER BY wanted.nth)
+    - pg_catalog.octet_length(t.payload) AS before
+  FROM pg_catalog.unnest(%b::int8[]) WITH ORDINALITY AS wanted(id, nth) JOIN {table} AS t USING (id)
+) AS summed WHERE before < {bytes}"""
+"""The first in any case, and of those after it what one statement brings within its time."""
+
 _LONGEST_TURN = 0.005
 """Seconds for which messages are delivered before the other tasks get their turn."""
 
@@ -530,11 +539,8 @@ class Listener:
                 if len(ids) == _FETCH_AT_ONCE:
                     break
         try:
-            rows = await self._execute(
-                connection,
-                f"SELECT id, payload FROM {self._table.replace('%', '%%')} WHERE id = ANY(%b)",  # noqa: S608
-                [ids],
-            )
+            query = _FETCH.format(table=self._table.replace("%", "%%"), bytes=_FETCH_BYTES)
+            rows = await self._execute(connection, query, [ids])
         except psycopg.Error as exc:
             self._cannot_read(connection, exc, "the attachments")
             return {}
