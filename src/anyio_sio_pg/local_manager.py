@@ -58,7 +58,7 @@ class AnyIOManager(BaseManager):
         self._rooms_by_sid: dict[str, dict[str, dict[Room | None, None]]] = {}
         self._held: dict[str, list[SharedPacket]] = {}
 
-    async def emit(
+    async def emit(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         event: str,
         data: Any = None,
@@ -69,13 +69,14 @@ class AnyIOManager(BaseManager):
         to: Room | Iterable[Room] | None = None,
         *,
         except_rooms: Room | Iterable[Room] | None = None,
-        **kwargs: Any,
+        ignore_queue: bool = False,
     ) -> None:
         """Send an event to one client, to rooms or to everyone in the namespace.
 
         ``data``: a tuple is several arguments, None is none. ``to`` (or ``room``): a room, a sid
         or several; none means everyone. ``skip_sid`` and ``except_rooms`` are left out.
         ``callback`` is called with the arguments of each client's acknowledgement.
+        ``ignore_queue``, which python-socketio's server passes, changes nothing here.
 
         :raises ValueError: the event's name is reserved, or JSON cannot hold a number in it.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
@@ -123,7 +124,9 @@ class AnyIOManager(BaseManager):
         rooms = self._rooms_by_sid.get(namespace, {}).get(sid, ())
         return [room for room in rooms if room is not None]
 
-    def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+    def basic_disconnect(  # type: ignore[override]
+        self, sid: str, namespace: str, *, ignore_queue: bool = False
+    ) -> None:
         """Forget a client of this process."""
         for room in list(self._rooms_by_sid.get(namespace, {}).get(sid, ())):
             self.basic_leave_room(sid, namespace, room)

@@ -142,9 +142,11 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         await self._disconnect_elsewhere(sid, namespace)
         return False
 
-    async def disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+    async def disconnect(  # type: ignore[override]
+        self, sid: str, namespace: str, *, ignore_queue: bool = False
+    ) -> None:
         """Forget a client, wherever it is."""
-        if kwargs.get("ignore_queue") or self._is_local(sid, namespace):
+        if ignore_queue or self._is_local(sid, namespace):
             self.basic_disconnect(sid, namespace)
         else:
             await self._disconnect_elsewhere(sid, namespace)
@@ -177,7 +179,7 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
 
     # Events
 
-    async def emit(
+    async def emit(  # type: ignore[override]
         self,
         event: str,
         data: Any = None,
@@ -189,7 +191,7 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         *,
         except_rooms: Rooms = None,
         local: bool = False,
-        **kwargs: Any,
+        ignore_queue: bool = False,
     ) -> None:
         """Send an event to one client, to rooms or to everyone in the namespace, cluster-wide.
 
@@ -206,7 +208,7 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         :raises PublishError: the outbox stayed full for ``publish_timeout``.
         :raises AdapterClosedError: outside of the block.
         """
-        if local or kwargs.get("ignore_queue"):
+        if local or ignore_queue:
             await super().emit(
                 event,
                 data,

@@ -104,10 +104,12 @@ class ClusterMember(AnyIOManager):
             self._auth[eio_sid, namespace] = _auth_sent.get()
         return sid
 
-    def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+    def basic_disconnect(  # type: ignore[override]
+        self, sid: str, namespace: str, *, ignore_queue: bool = False
+    ) -> None:
         """Forget a client of this node."""
         eio_sid = self._local_sockets(namespace).get(sid)
-        super().basic_disconnect(sid, namespace, **kwargs)
+        super().basic_disconnect(sid, namespace)
         self._connected_at.pop((namespace, sid), None)
         if eio_sid is not None:
             self._auth.pop((eio_sid, namespace), None)

@@ -7,8 +7,9 @@ from typing import Any
 
 import anyio
 import pytest
+import socketio
 
-from anyio_sio_pg import RequestTimeoutError, UnknownSocketError
+from anyio_sio_pg import AnyIOManager, PostgresManager, RequestTimeoutError, UnknownSocketError
 from harness import PATIENT, Client, TestNode, acquainted, eventually, node, two_nodes
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +89,28 @@ async def test_emit_local_stays_here(uri: str, prefix: str) -> None:
         await a.manager.emit("all")
         await there.expect(["all"])
         await here.expect(["local"], ["ignore_queue"], ["all"])
+
+
+@pytest.mark.parametrize("name", ["rooms", "except_room", "skip_sids", "broadcast"])
+@pytest.mark.parametrize("kind", [PostgresManager, AnyIOManager])
+async def test_a_mistyped_keyword_sends_nothing(
+    uri: str, prefix: str, kind: type[AnyIOManager], name: str
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        clients = [await a.client(), await b.client()]
+        alone = AnyIOManager()
+        server = socketio.AsyncServer(async_mode="asgi", client_manager=alone, namespaces="*")
+        manager: Any = alone if kind is AnyIOManager else a.manager
+        if manager is alone:
+            clients = [Client(server)]
+            await clients[0].connect()
+        with pytest.raises(TypeError, match=name):
+            await manager.emit("event", **{name: "nobody"})
+        with pytest.raises(TypeError, match=name):
+            await manager.disconnect(clients[0].sid, "/", **{name: "nobody"})
+        await manager.emit("last", ignore_queue=False)
+        for client in clients:
+            await client.expect(["last"])
 
 
 async def test_namespaces_are_apart(uri: str, prefix: str) -> None:
