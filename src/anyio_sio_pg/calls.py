@@ -83,6 +83,7 @@ class ClusterCalls(ClusterMember):
     ) -> list[RemoteSocket]:
         """Return the sockets of a target, cluster-wide or (``local``) of this node.
 
+        :raises ValueError: ``to`` is empty.
         :raises RequestTimeoutError: a node did not answer within ``requests_timeout``; ``partial``
             has the sockets of this node and of those that did.
         """
@@ -101,9 +102,10 @@ class ClusterCalls(ClusterMember):
     async def clients(self, rooms: Rooms = None, *, namespace: str = "/") -> set[str]:
         """Return the ids of the sockets that are in any of the rooms (None: all), cluster-wide.
 
+        :raises ValueError: ``rooms`` is empty.
         :raises RequestTimeoutError: as :meth:`fetch_sockets`; ``partial`` has the ids.
         """
-        target = make_target(rooms)
+        target = make_target(rooms, name="rooms")
         try:
             answers = await self._running().fetch(namespace, target, "ids")
         except RequestTimeoutError as exc:
@@ -145,7 +147,7 @@ class ClusterCalls(ClusterMember):
     ) -> None:
         """Let the sockets of a target enter rooms, cluster-wide.
 
-        :raises ValueError: a room is a client's own.
+        :raises ValueError: a room is a client's own, or ``to`` is empty.
         """
         await self._join_or_leave(SocketsJoin, rooms, to, except_rooms, namespace)
 
@@ -157,7 +159,10 @@ class ClusterCalls(ClusterMember):
         except_rooms: Rooms = None,
         namespace: str = "/",
     ) -> None:
-        """Let the sockets of a target leave rooms, cluster-wide."""
+        """Let the sockets of a target leave rooms, cluster-wide.
+
+        :raises ValueError: ``to`` is empty.
+        """
         await self._join_or_leave(SocketsLeave, rooms, to, except_rooms, namespace)
 
     async def disconnect_sockets(
@@ -171,6 +176,8 @@ class ClusterCalls(ClusterMember):
         """Disconnect the sockets of a target, cluster-wide; ``close`` ends the transport as well.
 
         Returns when this node's are disconnected.
+
+        :raises ValueError: ``to`` is empty.
         """
         node = self._running()
         node.check_namespace(namespace)

@@ -71,7 +71,7 @@ class PostgresEmitter:
 
     All methods raise :class:`PublishError` when the outbox stayed full for ``publish_timeout``,
     and :class:`AdapterClosedError` after the block. A namespace whose channel's name would have
-    more than 63 bytes raises ValueError. With ``wire="legacy"`` all but :meth:`emit` and
+    more than 63 bytes, and an empty ``to``, raise ValueError. With ``wire="legacy"`` all but :meth:`emit` and
     :meth:`flush` raise :class:`AdapterError`: the 1.x wire has commands for single sockets only,
     which a sender that cannot ask does not know.
     """
@@ -96,7 +96,8 @@ class PostgresEmitter:
 
         ``data``: a tuple is several arguments, None is none.
 
-        :raises ValueError: the event's name is reserved, or JSON cannot hold a number in the data.
+        :raises ValueError: the event's name is reserved, JSON cannot hold a number in the data, or
+            ``to`` is empty.
         :raises TypeError: JSON cannot hold the data.
         :raises AdapterError: ``except_rooms`` with ``wire="legacy"``.
         """
@@ -240,8 +241,8 @@ def emit_statement(
     which must exist (see :func:`.create_table_statement`); with ``wire="legacy"`` it goes in pieces.
 
     :raises AdapterError: ``except_rooms`` with ``wire="legacy"``.
-    :raises ValueError: an argument is out of range, the event's name is reserved, or JSON cannot
-        hold a number in the data.
+    :raises ValueError: an argument is out of range, the event's name is reserved, ``to`` is empty,
+        or JSON cannot hold a number in the data.
     :raises TypeError: JSON cannot hold the data.
     """
     style = _STYLES.get(paramstyle)

@@ -78,12 +78,16 @@ class AnyIOManager(BaseManager):
         ``callback`` is called with the arguments of each client's acknowledgement.
         ``ignore_queue``, which python-socketio's server passes, changes nothing here.
 
-        :raises ValueError: the event's name is reserved, or JSON cannot hold a number in it.
+        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, or ``to``
+            is empty.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
         """
         namespace = namespace or "/"
         packet_data = event_data(event, data, self._dumps)
-        target = make_target(room if to is None else to, skip_sid, except_rooms)
+        if to is None:
+            target = make_target(room, skip_sid, except_rooms, name="room")
+        else:
+            target = make_target(to, skip_sid, except_rooms)
         await self._send_overdue(self._deliver(namespace, target, packet_data, callback)[1])
         if self._turn_is_over():
             await self._yield()

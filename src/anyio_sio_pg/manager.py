@@ -201,8 +201,9 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         with the arguments of each client's acknowledgement; it waits for those of other nodes for
         an hour. ``local`` (or python-socketio's ``ignore_queue``) stays on this node.
 
-        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, or the
-            namespace has no channel (over 63 bytes with the prefix). Nothing was sent.
+        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, ``to`` is
+            empty, or the namespace has no channel (over 63 bytes with the prefix). Nothing was
+            sent.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
             Nothing was sent.
         :raises PublishError: the outbox stayed full for ``publish_timeout``.
@@ -222,7 +223,10 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         node = self._running()
         namespace = namespace or "/"
         node.check_namespace(namespace)
-        target = make_target(room if to is None else to, skip_sid, except_rooms)
+        if to is None:
+            target = make_target(room, skip_sid, except_rooms, name="room")
+        else:
+            target = make_target(to, skip_sid, except_rooms)
         only_here = self._only_here(namespace, target)
         if not only_here and except_rooms is not None:
             self._require_cluster("except_rooms", "its nodes leave out socket ids: use skip_sid")

@@ -254,6 +254,7 @@ BAD_EVENTS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "63", {"event": "event", "namespace": "/" + "n" * 63}),
     (ValueError, "63", {"event": "event", "namespace": "/" + "ä" * 31}),
     (ValueError, "NUL", {"event": "event", "namespace": "/\0"}),
+    (ValueError, "to is empty", {"event": "event", "to": set()}),
 ]
 
 
@@ -270,6 +271,13 @@ async def test_emitter_refuses_bad_input_and_goes_on(uri: str, prefix: str) -> N
                 await getattr(emitter, name)("r", namespace="/" + "n" * 63)
         with pytest.raises(ValueError, match="63"):
             await emitter.disconnect_sockets(namespace="/" + "n" * 63)
+        for call in (
+            partial(emitter.sockets_join, "r"),
+            partial(emitter.sockets_leave, client.sid),
+            emitter.disconnect_sockets,
+        ):
+            with pytest.raises(ValueError, match="to is empty: None means everyone"):
+                await call(to=[])
         await emitter.emit("last")
         await client.expect(["last"])
 

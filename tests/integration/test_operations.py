@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -111,6 +113,34 @@ async def test_a_mistyped_keyword_sends_nothing(
         await manager.emit("last", ignore_queue=False)
         for client in clients:
             await client.expect(["last"])
+
+
+@pytest.mark.parametrize("empty", [[], (), set()], ids=str)
+async def test_an_empty_list_of_rooms_is_not_everyone(uri: str, prefix: str, empty: Any) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        clients = [await a.client(rooms=["r"]), await b.client(rooms=["r"])]
+        calls: list[Callable[..., Awaitable[Any]]] = [
+            partial(a.manager.emit, "event"),
+            partial(a.manager.emit, "event", local=True),
+            partial(AnyIOManager().emit, "event"),
+            partial(a.manager.emit_with_ack, "event"),
+            a.manager.fetch_sockets,
+            partial(a.manager.fetch_sockets, local=True),
+            partial(a.manager.sockets_join, "s"),
+            partial(a.manager.sockets_leave, "r"),
+            a.manager.disconnect_sockets,
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match=r"^to is empty: None means everyone$"):
+                await call(to=empty)
+        with pytest.raises(ValueError, match=r"^rooms is empty: None means everyone$"):
+            await a.manager.clients(empty)
+        with pytest.raises(ValueError, match=r"^room is empty: None means everyone$"):
+            await a.manager.emit("event", room=empty)
+        await a.manager.emit("last", skip_sid=empty, except_rooms=empty)
+        for client in clients:
+            await client.expect(["last"])
+        assert await a.manager.all_rooms() == {"r", *(client.sid for client in clients)}
 
 
 async def test_namespaces_are_apart(uri: str, prefix: str) -> None:

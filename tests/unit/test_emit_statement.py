@@ -153,7 +153,7 @@ def test_the_last_byte_of_a_notification_is_used() -> None:
     assert "body" in emit_statement("e", "x" * (8_000 - spent)).params
 
 
-@given(texts.map(lambda text: "e" + text), values, st.lists(texts, max_size=3))
+@given(texts.map(lambda text: "e" + text), values, st.lists(texts, min_size=1, max_size=3))
 def test_what_goes_in_comes_out(event: str, data: Any, to: list[str]) -> None:
     statement = emit_statement(event, data, to=to, except_rooms=7, namespace="/n")
     message = message_of(bound(statement, "pyformat"), "/n")
@@ -198,6 +198,7 @@ def test_a_json_module_of_the_callers_is_used() -> None:
         ({"namespace": "/" + "x" * 60}, ValueError, "PostgreSQL allows 1 to 63"),
         ({"to": 1.5}, TypeError, "not iterable"),
         ({"to": [1.5]}, TypeError, "a room's name"),
+        ({"to": []}, ValueError, "to is empty: None means everyone"),
         ({"data": float("nan")}, ValueError, "Out of range float"),
         ({"data": object()}, TypeError, "not JSON serializable"),
         ({"event": "disconnect"}, ValueError, "reserved"),

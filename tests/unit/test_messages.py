@@ -55,11 +55,18 @@ def test_no_room_means_everyone() -> None:
         ((None, ["s", None, "t"]), Target((), ("s", "t"))),
         ((None, None, "x"), Target((), ("x",))),
         (("r", "s", ["x", 1]), Target(("r",), ("s", "x", 1))),
-        (([],), Target()),
+        ((None, [], []), Target()),
+        (("r", (), set()), Target(("r",))),
     ],
 )
 def test_a_target_is_rooms_without_sids_and_rooms(arguments: Any, target: Target) -> None:
     assert make_target(*arguments) == target
+
+
+@pytest.mark.parametrize("to", [[], (), set(), iter(())], ids=["list", "tuple", "set", "iterator"])
+def test_an_empty_list_is_not_everyone(to: Any) -> None:
+    with pytest.raises(ValueError, match=r"^to is empty: None means everyone$"):
+        make_target(to, "s", "r")
 
 
 @pytest.mark.parametrize(

@@ -381,11 +381,13 @@ def make_target(
     to: Room | Iterable[Room] | None,
     skip_sid: str | Iterable[str | None] | None = None,
     except_rooms: Room | Iterable[Room] | None = None,
+    *,
+    name: str = "to",
 ) -> Target:
-    """Return the target that a call's arguments name.
+    """Return the target that a call's arguments name; ``name`` is that of the first.
 
     :raises TypeError: a room's name is neither text nor a number.
-    :raises ValueError: a room's name is not valid Unicode.
+    :raises ValueError: ``to`` is empty, or a room's name is not valid Unicode.
     """
     if to is None and skip_sid is None and except_rooms is None:
         return EVERYONE
@@ -396,6 +398,9 @@ def make_target(
     if except_rooms is not None:
         excluded += rooms_tuple(except_rooms)
     rooms = rooms_tuple(to)
+    if to is not None and not rooms:
+        # whoever computes a list that turns out empty means nobody
+        raise ValueError(f"{name} is empty: None means everyone")
     for room in (*rooms, *excluded):
         if isinstance(room, str) and not room.isascii():
             room.encode()
