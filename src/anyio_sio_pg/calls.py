@@ -27,10 +27,11 @@ from .protocol.messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    check_room,
     check_server_event,
     from_data,
     make_target,
-    rooms_tuple,
+    named_rooms,
     to_data,
 )
 from .protocol.requests import Answers
@@ -148,6 +149,7 @@ class ClusterCalls(ClusterMember):
         """Let the sockets of a target enter rooms, cluster-wide.
 
         :raises ValueError: a room is a client's own, or ``to`` is empty.
+        :raises TypeError: a room is neither a str nor an int.
         """
         await self._join_or_leave(SocketsJoin, rooms, to, except_rooms, namespace)
 
@@ -162,6 +164,7 @@ class ClusterCalls(ClusterMember):
         """Let the sockets of a target leave rooms, cluster-wide.
 
         :raises ValueError: ``to`` is empty.
+        :raises TypeError: a room is neither a str nor an int.
         """
         await self._join_or_leave(SocketsLeave, rooms, to, except_rooms, namespace)
 
@@ -203,6 +206,7 @@ class ClusterCalls(ClusterMember):
 
         :raises UnknownSocketError: no node has it.
         :raises RequestTimeoutError: as :meth:`fetch_sockets`.
+        :raises TypeError: the room is neither a str nor an int.
         """
         await self._remote(SocketsJoin, sid, room, namespace)
 
@@ -211,6 +215,7 @@ class ClusterCalls(ClusterMember):
 
         :raises UnknownSocketError: no node has it.
         :raises RequestTimeoutError: as :meth:`fetch_sockets`.
+        :raises TypeError: the room is neither a str nor an int.
         """
         await self._remote(SocketsLeave, sid, room, namespace)
 
@@ -353,7 +358,7 @@ class ClusterCalls(ClusterMember):
     ) -> None:
         node = self._running()
         node.check_namespace(namespace)
-        names = rooms_tuple(rooms)
+        names = named_rooms(rooms)
         target = make_target(to, None, except_rooms)
         if kind is SocketsJoin:
             for room in names:
@@ -371,6 +376,8 @@ class ClusterCalls(ClusterMember):
         self, kind: type[SocketsJoin | SocketsLeave], sid: str, room: Room, namespace: str
     ) -> None:
         node = self._running()
+        self._running()
+        check_room(room)
         here = self._is_local(sid, namespace)
         if not here:
             # what is said to have failed must not be done later

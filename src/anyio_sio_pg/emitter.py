@@ -33,7 +33,7 @@ from .protocol.messages import (
     event_data,
     json_text,
     make_target,
-    rooms_tuple,
+    named_rooms,
     to_data,
 )
 from .protocol.wire import Wire
@@ -71,7 +71,8 @@ class PostgresEmitter:
 
     All methods raise :class:`PublishError` when the outbox stayed full for ``publish_timeout``,
     and :class:`AdapterClosedError` after the block. A namespace whose channel's name would have
-    more than 63 bytes, and an empty ``to``, raise ValueError. With ``wire="legacy"`` all but :meth:`emit` and
+    more than 63 bytes, and an empty ``to``, raise ValueError; a room that is neither a str nor an int
+    raises TypeError. With ``wire="legacy"`` all but :meth:`emit` and
     :meth:`flush` raise :class:`AdapterError`: the 1.x wire has commands for single sockets only,
     which a sender that cannot ask does not know.
     """
@@ -115,8 +116,8 @@ class PostgresEmitter:
         namespace: str = "/",
     ) -> None:
         """Let the sockets of a target enter rooms."""
-        target = make_target(to, None, except_rooms)
-        await self._publish(SocketsJoin, namespace, target=target, rooms=rooms_tuple(rooms))
+        names, target = named_rooms(rooms), make_target(to, None, except_rooms)
+        await self._publish(SocketsJoin, namespace, target=target, rooms=names)
 
     async def sockets_leave(
         self,
@@ -127,8 +128,8 @@ class PostgresEmitter:
         namespace: str = "/",
     ) -> None:
         """Let the sockets of a target leave rooms."""
-        target = make_target(to, None, except_rooms)
-        await self._publish(SocketsLeave, namespace, target=target, rooms=rooms_tuple(rooms))
+        names, target = named_rooms(rooms), make_target(to, None, except_rooms)
+        await self._publish(SocketsLeave, namespace, target=target, rooms=names)
 
     async def disconnect_sockets(
         self,
@@ -243,7 +244,7 @@ def emit_statement(
     :raises AdapterError: ``except_rooms`` with ``wire="legacy"``.
     :raises ValueError: an argument is out of range, the event's name is reserved, ``to`` is empty,
         or JSON cannot hold a number in the data.
-    :raises TypeError: JSON cannot hold the data.
+    :raises TypeError: JSON cannot hold the data, or a room is neither a str nor an int.
     """
     style = _STYLES.get(paramstyle)
     if style is None:

@@ -13,7 +13,15 @@ from engineio import packet as eio_packet
 from socketio import packet as sio_packet
 
 from .base_manager import BaseManager
-from .protocol.messages import Data, Room, Target, event_data, json_text, make_target
+from .protocol.messages import (
+    Data,
+    Room,
+    Target,
+    check_room,
+    event_data,
+    json_text,
+    make_target,
+)
 
 _NOBODY: Final[Mapping[str, str]] = {}
 _YIELD_AFTER: Final = 0.0005
@@ -100,6 +108,34 @@ class AnyIOManager(BaseManager):
         if held and eio_sid is not None:
             await self._send_overdue(self._enqueue((eio_sid,), held))
         return connected
+
+    async def enter_room(
+        self, sid: str, namespace: str, room: Room, eio_sid: str | None = None
+    ) -> None:
+        """Add a client to a room.
+
+        :raises TypeError: the room is neither a str nor an int.
+        """
+        check_room(room)
+        await super().enter_room(sid, namespace, room, eio_sid=eio_sid)
+
+    async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
+        """Remove a client from a room.
+
+        :raises TypeError: the room is neither a str nor an int.
+        """
+        # without the room None, which python-socketio itself uses, a client would be unknown
+        check_room(room)
+        await super().leave_room(sid, namespace, room)
+
+    async def close_room(self, room: Room, namespace: str) -> None:
+        """Remove everyone from a room.
+
+        :raises TypeError: the room is neither a str nor an int.
+        :raises ValueError: it is a client's own.
+        """
+        check_room(room)
+        await super().close_room(room, namespace)
 
     def basic_enter_room(
         self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None

@@ -23,6 +23,7 @@ from .protocol.messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    check_room,
     event_data,
     from_data,
     make_target,
@@ -154,14 +155,22 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
     async def enter_room(
         self, sid: str, namespace: str, room: Room, eio_sid: str | None = None
     ) -> None:
-        """Add a client to a room, wherever it is; see :meth:`remote_join` to know it done."""
+        """Add a client to a room, wherever it is; see :meth:`remote_join` to know it done.
+
+        :raises TypeError: the room is neither a str nor an int.
+        """
+        check_room(room)
         if eio_sid is not None or self._is_local(sid, namespace):
             self.basic_enter_room(sid, namespace, room, eio_sid=eio_sid)
         else:
             await self._join_or_leave(SocketsJoin, room, sid, None, namespace, single=True)
 
     async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
-        """Remove a client from a room, wherever it is."""
+        """Remove a client from a room, wherever it is.
+
+        :raises TypeError: the room is neither a str nor an int.
+        """
+        check_room(room)
         if self._is_local(sid, namespace):
             self.basic_leave_room(sid, namespace, room)
         else:
@@ -171,7 +180,9 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         """Remove everyone from a room, cluster-wide.
 
         :raises ValueError: the room is a client's own.
+        :raises TypeError: the room is neither a str nor an int.
         """
+        check_room(room)
         namespace = namespace or "/"
         if self.is_sid_room(namespace, room):
             raise ValueError("cannot close a sid room")
@@ -204,8 +215,8 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, ``to`` is
             empty, or the namespace has no channel (over 63 bytes with the prefix). Nothing was
             sent.
-        :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
-            Nothing was sent.
+        :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises),
+            or a room is neither a str nor an int. Nothing was sent.
         :raises PublishError: the outbox stayed full for ``publish_timeout``.
         :raises AdapterClosedError: outside of the block.
         """

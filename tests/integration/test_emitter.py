@@ -254,6 +254,7 @@ BAD_EVENTS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "63", {"event": "event", "namespace": "/" + "n" * 63}),
     (ValueError, "63", {"event": "event", "namespace": "/" + "ä" * 31}),
     (ValueError, "NUL", {"event": "event", "namespace": "/\0"}),
+    (TypeError, "not b'r'", {"event": "event", "to": b"r"}),
     (ValueError, "to is empty", {"event": "event", "to": set()}),
 ]
 
@@ -278,6 +279,12 @@ async def test_emitter_refuses_bad_input_and_goes_on(uri: str, prefix: str) -> N
         ):
             with pytest.raises(ValueError, match="to is empty: None means everyone"):
                 await call(to=[])
+            with pytest.raises(TypeError, match="a room must be a str or an int, not b'r'"):
+                await call(to=b"r")
+        for move in (emitter.sockets_join, emitter.sockets_leave):
+            for room in (None, 1.5, True, b"r", ["a", None]):
+                with pytest.raises(TypeError, match="a room must be a str or an int, not "):
+                    await move(room)  # type: ignore[arg-type]
         await emitter.emit("last")
         await client.expect(["last"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -141,6 +142,68 @@ async def test_an_empty_list_of_rooms_is_not_everyone(uri: str, prefix: str, emp
         for client in clients:
             await client.expect(["last"])
         assert await a.manager.all_rooms() == {"r", *(client.sid for client in clients)}
+
+
+@pytest.mark.parametrize("room", [None, 1.5, True, b"r"], ids=repr)
+async def test_what_is_no_room_is_refused_before_anything_is_changed(
+    uri: str, prefix: str, room: Any
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        here, there = await a.client(), await b.client()
+        manager = a.manager
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            partial(manager.sockets_join, room),
+            partial(manager.sockets_leave, room),
+            partial(manager.sockets_join, ["r", room]),
+            partial(manager.sockets_leave, [here.sid, room]),
+            partial(manager.close_room, room, "/"),
+        ]
+        for sid in (here.sid, there.sid):
+            calls += [
+                partial(manager.enter_room, sid, "/", room),
+                partial(manager.leave_room, sid, "/", room),
+                partial(a.server.enter_room, sid, room),
+                partial(a.server.leave_room, sid, room),
+                partial(manager.remote_join, sid, room),
+                partial(manager.remote_leave, sid, room),
+            ]
+        if room is not None:
+            calls += [
+                partial(manager.emit, "event", to=room),
+                partial(manager.emit, "event", room=room),
+                partial(manager.emit, "event", skip_sid=room),
+                partial(manager.emit, "event", except_rooms=room),
+                partial(manager.emit_with_ack, "event", to=room),
+                partial(manager.fetch_sockets, to=room),
+                partial(manager.disconnect_sockets, to=room),
+                partial(manager.clients, room),
+            ]
+        text = f"^a room must be a str or an int, not {re.escape(repr(room))}$"
+        for call in calls:
+            with pytest.raises(TypeError, match=text):
+                await call()
+        await manager.emit("last")
+        for client in (here, there):
+            await client.expect(["last"])
+        assert await manager.all_rooms() == {here.sid, there.sid}
+
+
+async def test_the_in_memory_manager_refuses_what_is_no_room() -> None:
+    manager = AnyIOManager()
+    server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, namespaces="*")
+    client = Client(server)
+    sid = await client.connect()
+    for room in (None, 1.5, True, b"r"):
+        for call in (
+            partial(server.enter_room, sid, room),
+            partial(server.leave_room, sid, room),
+            partial(server.close_room, room),
+        ):
+            with pytest.raises(TypeError, match="a room must be a str or an int, not "):
+                await call()
+    await server.emit("last")
+    await client.expect(["last"])
+    assert server.rooms(sid) == [sid]
 
 
 async def test_namespaces_are_apart(uri: str, prefix: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from anyio_sio_pg.protocol.messages import (
     RESERVED_EVENTS,
     Data,
     Target,
+    check_room,
     event_data,
     join_binary,
     make_target,
+    named_rooms,
     rooms_tuple,
     split_binary,
 )
@@ -35,10 +38,26 @@ def test_one_room_may_stand_for_itself(given: Any, expected: tuple[Any, ...]) ->
     assert rooms_tuple(given) == expected
 
 
-@pytest.mark.parametrize("room", [1.5, None, b"x", True, ("a",)])
+NO_ROOMS: list[Any] = [1.5, None, b"x", b"", bytearray(b"r"), memoryview(b"r"), True, ("a",), ["b"]]
+
+
+@pytest.mark.parametrize("room", NO_ROOMS, ids=lambda room: type(room).__name__)
 def test_a_room_is_text_or_a_whole_number(room: Any) -> None:
-    with pytest.raises(TypeError, match="a room's name must be a string or a whole number"):
-        rooms_tuple(["a", room])
+    text = f"^a room must be a str or an int, not {re.escape(repr(room))}$"
+    with pytest.raises(TypeError, match=text):
+        check_room(room)
+    for place in ("to", "skip_sid", "except_rooms"):
+        if place == "skip_sid" and room is None:
+            # nobody is skipped
+            continue
+        with pytest.raises(TypeError, match=text):
+            make_target(**{"to": "a", place: ["a", room]})
+        if not isinstance(room, list | tuple | type(None)):
+            with pytest.raises(TypeError, match=text):
+                make_target(**{"to": "a", place: room})
+    if not isinstance(room, list | tuple):
+        with pytest.raises(TypeError, match=text):
+            named_rooms(room)
 
 
 def test_no_room_means_everyone() -> None:

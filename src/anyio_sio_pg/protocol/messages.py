@@ -214,6 +214,7 @@ class Attached(Message, frozen=True, kw_only=True):
     answer: bool = False
 
 
+_BUFFERS = (bytes, bytearray, memoryview)
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
@@ -222,7 +223,7 @@ def find_binary(value: Tree) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
     elif not isinstance(value, (list, tuple)):
-        return isinstance(value, (bytes, bytearray, memoryview))
+        return isinstance(value, _BUFFERS)
     for item in value:  # noqa: SIM110 - a generator takes twice the time
         # nearly everything is one of these, and is told by its type alone
         if type(item) not in _SCALARS and find_binary(item):
@@ -232,7 +233,7 @@ def find_binary(value: Tree) -> bool:
 
 def split_binary(value: Tree, attachments: list[bytes]) -> Any:
     """Return ``value`` with a placeholder for each bytes object, which goes to ``attachments``."""
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _BUFFERS):
         attachments.append(bytes(value))
         return {"_placeholder": True, "num": len(attachments) - 1}
     if isinstance(value, dict):
@@ -330,20 +331,39 @@ def _refuse_non_finite(value: Tree) -> None:
             pending.extend(item)
 
 
+def check_room(room: object) -> None:
+    """Refuse what cannot be a room's name.
+
+    :raises TypeError: it is neither text nor a whole number.
+    """
+    if isinstance(room, bool) or not isinstance(room, str | int):
+        raise TypeError(f"a room must be a str or an int, not {room!r}")
+
+
 def rooms_tuple(rooms: Room | Iterable[Room] | None) -> tuple[Room, ...]:
     """Return one room, several or none as a tuple, each once, in the order given.
 
     :raises TypeError: a room's name is neither text nor a number.
     """
-    if rooms is None:
-        return ()
-    if isinstance(rooms, str | int):
-        rooms = (rooms,)
-    unique = tuple(dict.fromkeys(rooms))
-    for room in unique:
-        if isinstance(room, bool) or not isinstance(room, str | int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a room's name must be a string or a whole number, not {room!r}")
-    return unique
+    return () if rooms is None else named_rooms(rooms)
+
+
+def named_rooms(rooms: Room | Iterable[Room]) -> tuple[Room, ...]:
+    """Return one room or several as a tuple, each once, in the order given.
+
+    :raises TypeError: a room's name is neither text nor a number.
+    """
+    if isinstance(rooms, str):
+        return (rooms,)
+    if isinstance(rooms, _BUFFERS) or not isinstance(rooms, Iterable):
+        # the items of bytes are numbers, and would pass for rooms
+        check_room(rooms)
+    if isinstance(rooms, int):
+        return (rooms,)
+    names = tuple(rooms)
+    for room in names:
+        check_room(room)
+    return tuple(dict.fromkeys(names))
 
 
 def event_data(event: str, data: Any, dumps: Callable[[Any], str | bytes]) -> Data:
@@ -391,10 +411,10 @@ def make_target(
     """
     if to is None and skip_sid is None and except_rooms is None:
         return EVERYONE
-    if skip_sid is None or isinstance(skip_sid, str):
-        excluded = rooms_tuple(skip_sid)
-    else:
+    if isinstance(skip_sid, Iterable) and not isinstance(skip_sid, (str, *_BUFFERS)):
         excluded = rooms_tuple([sid for sid in skip_sid if sid is not None])
+    else:
+        excluded = rooms_tuple(skip_sid)
     if except_rooms is not None:
         excluded += rooms_tuple(except_rooms)
     rooms = rooms_tuple(to)
