@@ -27,6 +27,7 @@ from .protocol.messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    check_namespace,
     check_room,
     check_server_event,
     from_data,
@@ -90,6 +91,7 @@ class ClusterCalls(ClusterMember):
         """
         target = make_target(to, None, except_rooms)
         if local:
+            check_namespace(namespace)
             await anyio.lowlevel.checkpoint()
             return self._remote_sockets(namespace, target, ())
         self._require_cluster("fetch_sockets", "use clients and client_rooms, or local=True")

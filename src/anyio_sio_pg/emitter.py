@@ -70,8 +70,8 @@ class PostgresEmitter:
     """Sends events and commands to a cluster; :func:`open_postgres_emitter` makes one.
 
     All methods raise :class:`PublishError` when the outbox stayed full for ``publish_timeout``,
-    and :class:`AdapterClosedError` after the block. A namespace whose channel's name would have
-    more than 63 bytes, and an empty ``to``, raise ValueError; a room that is neither a str nor an int
+    and :class:`AdapterClosedError` after the block. A namespace that does not begin with a slash or
+    whose channel's name would have more than 63 bytes, and an empty ``to``, raise ValueError; a room that is neither a str nor an int
     raises TypeError. With ``wire="legacy"`` all but :meth:`emit` and
     :meth:`flush` raise :class:`AdapterError`: the 1.x wire has commands for single sockets only,
     which a sender that cannot ask does not know.
@@ -260,7 +260,9 @@ def emit_statement(
         data=event_data(event, data, dumps),
         target=make_target(to, None, except_rooms),
     )
-    outgoing = _wire(options).encode(message, options.max_inline)
+    checked = _wire(options)
+    checked.channel(namespace)
+    outgoing = checked.encode(message, options.max_inline)
     values: dict[str, Any] = {}
 
     def parameter(name: str, kind: str, value: Any) -> str:

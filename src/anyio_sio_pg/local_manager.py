@@ -17,6 +17,7 @@ from .protocol.messages import (
     Data,
     Room,
     Target,
+    check_namespace,
     check_room,
     event_data,
     json_text,
@@ -86,11 +87,13 @@ class AnyIOManager(BaseManager):
         ``callback`` is called with the arguments of each client's acknowledgement.
         ``ignore_queue``, which python-socketio's server passes, changes nothing here.
 
-        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, or ``to``
-            is empty.
+        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, ``to`` is
+            empty, or the namespace does not begin with a slash.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
         """
         namespace = namespace or "/"
+        if namespace not in self.rooms:
+            check_namespace(namespace)
         packet_data = event_data(event, data, self._dumps)
         if to is None:
             target = make_target(room, skip_sid, except_rooms, name="room")

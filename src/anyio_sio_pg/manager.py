@@ -213,8 +213,8 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         an hour. ``local`` (or python-socketio's ``ignore_queue``) stays on this node.
 
         :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, ``to`` is
-            empty, or the namespace has no channel (over 63 bytes with the prefix). Nothing was
-            sent.
+            empty, or the namespace does not begin with a slash or has no channel (over 63 bytes
+            with the prefix). Nothing was sent.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises),
             or a room is neither a str nor an int. Nothing was sent.
         :raises PublishError: the outbox stayed full for ``publish_timeout``.

@@ -93,7 +93,7 @@ class ClusterMember(AnyIOManager):
         if self._node is not None and not self._node.ending:
             try:
                 await self._node.join(namespace)
-            except ValueError as exc:
+            except (TypeError, ValueError) as exc:
                 self._get_logger().error("a client was refused: %s", exc)
                 return None
             if self.server is not None and eio_sid not in self.server.environ:

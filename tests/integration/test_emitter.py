@@ -254,6 +254,8 @@ BAD_EVENTS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "63", {"event": "event", "namespace": "/" + "n" * 63}),
     (ValueError, "63", {"event": "event", "namespace": "/" + "ä" * 31}),
     (ValueError, "NUL", {"event": "event", "namespace": "/\0"}),
+    (ValueError, "a namespace must begin with '/', not 'x'", {"event": "event", "namespace": "x"}),
+    (TypeError, "a namespace must be a str, not None", {"event": "event", "namespace": None}),
     (TypeError, "not b'r'", {"event": "event", "to": b"r"}),
     (ValueError, "to is empty", {"event": "event", "to": set()}),
 ]

@@ -188,6 +188,43 @@ async def test_what_is_no_room_is_refused_before_anything_is_changed(
         assert await manager.all_rooms() == {here.sid, there.sid}
 
 
+@pytest.mark.parametrize("wire", ["cluster", "legacy"])
+async def test_a_namespace_without_a_slash_is_refused(uri: str, prefix: str, wire: str) -> None:
+    async with node(uri, prefix, wire=wire) as a:
+        client = await a.client()
+        manager = a.manager
+        calls: list[Callable[..., Awaitable[Any]]] = [
+            partial(manager.emit, "event"),
+            partial(manager.emit, "event", local=True),
+            partial(AnyIOManager().emit, "event"),
+            manager.clients,
+            manager.all_rooms,
+            partial(manager.client_rooms, client.sid),
+            partial(manager.sockets_join, "r"),
+            partial(manager.sockets_leave, "r"),
+            manager.disconnect_sockets,
+            partial(manager.remote_join, client.sid, "r"),
+            partial(manager.remote_leave, client.sid, "r"),
+            partial(manager.remote_disconnect, client.sid),
+            manager.custom_request,
+            partial(manager.fetch_sockets, local=True),
+        ]
+        if wire == "cluster":
+            calls += [
+                partial(manager.emit_with_ack, "event"),
+                manager.fetch_sockets,
+                partial(manager.server_side_emit, "event"),
+                partial(manager.server_side_call, "event"),
+            ]
+        for call in calls:
+            with pytest.raises(ValueError, match=r"^a namespace must begin with '/', not 'chat'$"):
+                await call(namespace="chat")
+            with pytest.raises(TypeError, match=r"^a namespace must be a str, not 5$"):
+                await call(namespace=5)
+        await manager.emit("last", namespace=None)
+        await client.expect(["last"])
+
+
 async def test_the_in_memory_manager_refuses_what_is_no_room() -> None:
     manager = AnyIOManager()
     server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, namespaces="*")

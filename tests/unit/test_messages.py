@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyio_sio_pg.protocol.cluster_wire import ClusterWire
+from anyio_sio_pg.protocol.legacy_wire import LegacyWire
 from anyio_sio_pg.protocol.messages import (
     EVERYONE,
     RESERVED_EVENTS,
     Data,
     Target,
+    check_namespace,
     check_room,
     event_data,
     join_binary,
@@ -58,6 +61,22 @@ def test_a_room_is_text_or_a_whole_number(room: Any) -> None:
     if not isinstance(room, list | tuple):
         with pytest.raises(TypeError, match=text):
             named_rooms(room)
+
+
+@pytest.mark.parametrize("wire", [ClusterWire("p"), LegacyWire("p")], ids=["cluster", "legacy"])
+def test_a_namespace_begins_with_a_slash(wire: Any) -> None:
+    for namespace in ("/", "/chat"):
+        check_namespace(namespace)
+        wire.channel(namespace)
+    for check in (check_namespace, wire.channel):
+        for namespace in ("chat", "*", "", "\\chat"):
+            text = f"^a namespace must begin with '/', not {re.escape(repr(namespace))}$"
+            with pytest.raises(ValueError, match=text):
+                check(namespace)
+        for no_text in (5, None, b"/", ["/"]):
+            text = f"^a namespace must be a str, not {re.escape(repr(no_text))}$"
+            with pytest.raises(TypeError, match=text):
+                check(no_text)
 
 
 def test_no_room_means_everyone() -> None:

@@ -66,6 +66,7 @@ from .messages import (
     SocketsJoin,
     SocketsLeave,
     Target,
+    check_namespace,
     find_binary,
 )
 from .values import (
@@ -116,6 +117,7 @@ class ClusterWire:
 
     def channel(self, namespace: str) -> str:
         """Return ``PREFIX#NAMESPACE``; see :class:`.wire.Wire`."""
+        check_namespace(namespace)
         return options.channel(self._prefix, namespace)
 
     def own_channel(self, uid: str) -> str | None:

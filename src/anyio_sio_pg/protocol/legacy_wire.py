@@ -41,6 +41,7 @@ from .messages import (
     SocketsLeave,
     Target,
     Tree,
+    check_namespace,
 )
 from .values import (
     MALFORMED,
@@ -135,8 +136,11 @@ class LegacyWire:
     def channel(self, namespace: str) -> str:
         """Return ``socketio``.
 
-        :raises ValueError: the namespace's name is too long, holds a NUL or is not Unicode.
+        :raises ValueError: the namespace's name does not begin with a slash, is too long, holds a
+            NUL or is not Unicode.
+        :raises TypeError: it is no text.
         """
+        check_namespace(namespace)
         if "\0" in namespace:
             raise ValueError(f"namespace {namespace!r} must not hold a NUL character")
         try:

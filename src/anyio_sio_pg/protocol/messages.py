@@ -331,6 +331,18 @@ def _refuse_non_finite(value: Tree) -> None:
             pending.extend(item)
 
 
+def check_namespace(namespace: object) -> None:
+    """Refuse what cannot be a namespace's name: no client could join it.
+
+    :raises TypeError: it is no text.
+    :raises ValueError: it does not begin with a slash.
+    """
+    if not isinstance(namespace, str):
+        raise TypeError(f"a namespace must be a str, not {namespace!r}")
+    if not namespace.startswith("/"):
+        raise ValueError(f"a namespace must begin with '/', not {namespace!r}")
+
+
 def check_room(room: object) -> None:
     """Refuse what cannot be a room's name.
 

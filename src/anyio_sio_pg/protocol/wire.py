@@ -34,7 +34,9 @@ class Wire(Protocol):
     def channel(self, namespace: str) -> str:
         """Return the channel on which a namespace's messages travel.
 
-        :raises ValueError: PostgreSQL cannot have a channel of that name.
+        :raises ValueError: the namespace's name does not begin with a slash, or PostgreSQL cannot
+            have a channel of that name.
+        :raises TypeError: it is no text.
         """
         ...
 
