@@ -284,9 +284,22 @@ class ClusterCalls(ClusterMember):
 
         It is called with the event's arguments; what it returns is the answer. Another handler for
         the same event and namespace takes its place.
+
+        :raises ValueError: the name as in :meth:`server_side_emit`, or the namespace does not begin
+            with a slash.
+        :raises TypeError: the name is no text, or the handler cannot be called.
         """
+        if callable(event):
+            raise TypeError(
+                "on_server_side needs the event's name:"
+                f" @manager.on_server_side({getattr(event, '__name__', 'event')!r})"
+            )
+        check_server_event(event)
+        check_namespace(namespace)
 
         def register(handler: Handler) -> Handler:
+            if not callable(handler):  # pyright: ignore[reportUnnecessaryComparison]
+                raise TypeError(f"the handler of {event!r} must be a callable, not {handler!r}")
             self._event_handlers[namespace, event] = handler
             if self._node is not None:
                 self._node.start_soon(self._node.join, namespace)
@@ -309,7 +322,12 @@ class ClusterCalls(ClusterMember):
         return await self._call_servers(namespace, packed, timeout, numbered_only=True, own=True)
 
     def custom_hook(self, hook: Hook) -> Hook:
-        """Register what answers :meth:`custom_request`, sync or async, as a decorator."""
+        """Register what answers :meth:`custom_request`, sync or async, as a decorator.
+
+        :raises TypeError: it cannot be called.
+        """
+        if not callable(hook):  # pyright: ignore[reportUnnecessaryComparison]
+            raise TypeError(f"custom_hook must be given a callable, not {hook!r}")
         self._hook = hook
         return hook
 

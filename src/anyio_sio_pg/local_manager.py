@@ -31,6 +31,15 @@ _YIELD_AFTER: Final = 0.0005
 AckCallback = Callable[..., Any]
 
 
+def check_callback(callback: AckCallback | None) -> None:
+    """Refuse what cannot be called when an acknowledgement comes.
+
+    :raises TypeError: it is neither None nor a callable.
+    """
+    if callback is not None and not callable(callback):  # pyright: ignore[reportUnnecessaryComparison]
+        raise TypeError(f"callback must be a callable or None, not {callback!r}")
+
+
 class SharedPacket(eio_packet.Packet):
     """An Engine.IO packet that many sockets send, over polling and WebSocket alike.
 
@@ -89,11 +98,13 @@ class AnyIOManager(BaseManager):
 
         :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, ``to`` is
             empty, or the namespace does not begin with a slash.
-        :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises).
+        :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises),
+            a room is neither a str nor an int, or ``callback`` cannot be called.
         """
         namespace = namespace or "/"
         if namespace not in self.rooms:
             check_namespace(namespace)
+        check_callback(callback)
         packet_data = event_data(event, data, self._dumps)
         if to is None:
             target = make_target(room, skip_sid, except_rooms, name="room")

@@ -12,7 +12,7 @@ from .calls import ClusterCalls, Rooms
 from .cluster_node import ClusterNode
 from .errors import AdapterError, RequestTimeoutError
 from .legacy_node import LegacyNode
-from .local_manager import AckCallback
+from .local_manager import AckCallback, check_callback
 from .node import Node
 from .open_requests import ACK_LIFETIME, Pending
 from .options import Options, OptionValues
@@ -216,7 +216,7 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
             empty, or the namespace does not begin with a slash or has no channel (over 63 bytes
             with the prefix). Nothing was sent.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises),
-            or a room is neither a str nor an int. Nothing was sent.
+            a room is neither a str nor an int, or ``callback`` cannot be called. Nothing was sent.
         :raises PublishError: the outbox stayed full for ``publish_timeout``.
         :raises AdapterClosedError: outside of the block.
         """
@@ -234,6 +234,7 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         node = self._running()
         namespace = namespace or "/"
         node.check_namespace(namespace)
+        check_callback(callback)
         if to is None:
             target = make_target(room, skip_sid, except_rooms, name="room")
         else:

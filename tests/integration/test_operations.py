@@ -529,6 +529,49 @@ async def test_server_side_handlers_begin_in_order(uri: str, prefix: str) -> Non
         assert begun == list(range(50))
 
 
+def test_a_wrong_handler_is_refused_when_it_is_registered() -> None:
+    manager: Any = PostgresManager()
+    with pytest.raises(
+        TypeError, match=r"needs the event's name: @manager.on_server_side\('job'\)"
+    ):
+
+        @manager.on_server_side
+        def job() -> None: ...
+
+    with pytest.raises(TypeError, match="a server-side event's name must be a str, not 5"):
+        manager.on_server_side(5)
+    with pytest.raises(ValueError, match="the server-side event name 'connect' is reserved"):
+        manager.on_server_side("connect")
+    with pytest.raises(ValueError, match="a namespace must begin with '/', not 'chat'"):
+        manager.on_server_side("job", "chat")
+    with pytest.raises(TypeError, match="the handler of 'job' must be a callable, not 5"):
+        manager.on_server_side("job")(5)
+    with pytest.raises(TypeError, match="custom_hook must be given a callable, not 5"):
+        manager.custom_hook(5)
+    assert manager._event_handlers == {}
+    assert manager._hook is None
+
+
+@pytest.mark.parametrize("local", [False, True])
+async def test_a_callback_that_cannot_be_called_sends_nothing(
+    uri: str, prefix: str, local: bool
+) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        clients = [await a.client(), await b.client()]
+        emit: Any = a.manager.emit
+        for callback in (5, "f", False):
+            text = f"^callback must be a callable or None, not {callback!r}$"
+            with pytest.raises(TypeError, match=text):
+                await emit("event", local=local, callback=callback)
+            with pytest.raises(TypeError, match=text):
+                await emit("event", to=clients[1].sid, local=local, callback=callback)
+            with pytest.raises(TypeError, match=text):
+                await a.server.emit("event", ignore_queue=local, callback=callback)
+        await emit("last")
+        for client in clients:
+            await client.expect(["last"])
+
+
 async def test_a_failing_handler_answers_none_and_is_reported(uri: str, prefix: str) -> None:
     errors: list[Exception] = []
     async with node(uri, prefix) as a, node(uri, prefix, on_error=errors.append) as b:

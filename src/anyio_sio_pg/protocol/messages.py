@@ -401,7 +401,10 @@ def check_server_event(event: str) -> None:
     """Refuse the names that a Node server takes for its own events.
 
     :raises ValueError: it is one of them.
+    :raises TypeError: it is no text.
     """
+    if not isinstance(event, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a server-side event's name must be a str, not {event!r}")
     if event in RESERVED_SERVER_EVENTS:
         raise ValueError(
             f"the server-side event name {event!r} is reserved: Node's servers do not send"
