@@ -76,6 +76,21 @@ class AnyIOManager(BaseManager):
         self._rooms_by_sid: dict[str, dict[str, dict[Room | None, None]]] = {}
         self._held: dict[str, list[SharedPacket]] = {}
 
+    def set_server(self, server: Any) -> None:
+        """Attach the manager to its server.
+
+        :raises TypeError: the server is not an asynchronous one.
+        """
+        is_asyncio_based = getattr(server, "is_asyncio_based", None)
+        if is_asyncio_based is not None and not is_asyncio_based():
+            kind = type(server)
+            raise TypeError(
+                f"{type(self).__name__} cannot serve a {kind.__module__.partition('.')[0]}."
+                f"{kind.__name__}, which does not await it: use socketio.AsyncServer or"
+                " anyio_sio_pg.AnyIOServer"
+            )
+        super().set_server(server)
+
     async def emit(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         event: str,

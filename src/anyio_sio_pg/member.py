@@ -68,7 +68,10 @@ class ClusterMember(AnyIOManager):
         self._awaited: list[tuple[float, AckCallback, list[str]]] = []
 
     def set_server(self, server: Any) -> None:
-        """Attach the manager to its server."""
+        """Attach the manager to its server.
+
+        :raises TypeError: the server is not an asynchronous one.
+        """
         super().set_server(server)
         handle_connect = getattr(server, "_handle_connect", None)
         if handle_connect is None:

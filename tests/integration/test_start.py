@@ -6,16 +6,20 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import anyio
 import psycopg
 import pytest
+import socketio
 
 from anyio_sio_pg import (
     AdapterError,
     AnyIOConnection,
+    AnyIOManager,
+    AnyIOServer,
     ConnectionLostError,
     MessagesLostError,
     PostgresManager,
@@ -73,6 +77,24 @@ async def works(uri: str, prefix: str, **options: Any) -> None:
     async with node(uri, prefix, **options) as a, node(uri, prefix, **options) as b:
         await acquainted(a, b)
         await exchange(a, b)
+
+
+# The Socket.IO server
+
+
+@pytest.mark.parametrize("kind", [PostgresManager, AnyIOManager])
+def test_a_server_that_does_not_await_its_manager(kind: type[AnyIOManager]) -> None:
+    manager = kind()
+    with pytest.raises(TypeError) as caught:
+        socketio.Server(client_manager=manager)
+    assert str(caught.value) == (
+        f"{kind.__name__} cannot serve a socketio.Server, which does not await it:"
+        " use socketio.AsyncServer or anyio_sio_pg.AnyIOServer"
+    )
+    assert manager.server is None
+    for make in (partial(socketio.AsyncServer, async_mode="asgi"), AnyIOServer):
+        server = make(client_manager=manager)
+        assert manager.server is server
 
 
 # The server cannot be reached, or refuses
