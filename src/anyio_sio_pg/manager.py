@@ -212,8 +212,8 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         with the arguments of each client's acknowledgement; it waits for those of other nodes for
         an hour. ``local`` (or python-socketio's ``ignore_queue``) stays on this node.
 
-        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, ``to`` is
-            empty, or the namespace does not begin with a slash or has no channel (over 63 bytes
+        :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, the data
+            holds itself or is nested too deeply, ``to`` is empty, or the namespace does not begin with a slash or has no channel (over 63 bytes
             with the prefix). Nothing was sent.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises),
             a room is neither a str nor an int, or ``callback`` cannot be called. Nothing was sent.

@@ -56,6 +56,29 @@ async def test_emit_carries_what_json_and_binary_hold(
         await eventually(here.events)
 
 
+async def test_what_holds_itself_is_sent_to_nobody(uri: str, prefix: str) -> None:
+    async with two_nodes(uri, prefix) as (a, b):
+        clients = [await a.client(), await b.client()]
+        cycle: dict[str, Any] = {}
+        cycle["self"] = [cycle]
+        calls: list[Callable[..., Awaitable[Any]]] = [
+            a.manager.emit,
+            partial(a.manager.emit, local=True),
+            a.manager.emit_with_ack,
+            a.server.emit,
+            a.manager.server_side_emit,
+            a.manager.server_side_call,
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="Circular reference detected, or nested too deep"):
+                await call("event", cycle)
+        with pytest.raises(ValueError, match="Circular reference detected, or nested too deep"):
+            await a.manager.custom_request(cycle)
+        await a.manager.emit("last")
+        for client in clients:
+            await client.expect(["last"])
+
+
 async def test_emit_to_rooms_reaches_each_socket_once(uri: str, prefix: str) -> None:
     async with two_nodes(uri, prefix) as (a, b):
         clients = {

@@ -188,6 +188,10 @@ def test_a_json_module_of_the_callers_is_used() -> None:
         emit_statement("e", object(), json=Shouting)
 
 
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "pattern"),
     [
@@ -206,6 +210,7 @@ def test_a_json_module_of_the_callers_is_used() -> None:
         ({"to": []}, ValueError, "to is empty: None means everyone"),
         ({"data": float("nan")}, ValueError, "Out of range float"),
         ({"data": object()}, TypeError, "not JSON serializable"),
+        ({"data": CYCLE}, ValueError, "Circular reference detected, or nested too deeply"),
         ({"event": "disconnect"}, ValueError, "reserved"),
     ],
 )

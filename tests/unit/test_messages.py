@@ -21,6 +21,7 @@ from anyio_sio_pg.protocol.messages import (
     check_room,
     event_data,
     join_binary,
+    json_text,
     make_target,
     named_rooms,
     rooms_tuple,
@@ -132,6 +133,33 @@ def test_a_reserved_event_is_refused(event: str) -> None:
 def test_what_json_cannot_hold_raises_the_json_functions_own_error() -> None:
     with pytest.raises(TypeError, match="Object of type object is not JSON serializable"):
         event_data("e", object(), json.dumps)
+
+
+def cyclic(kind: type) -> Any:
+    value: Any = kind()
+    if isinstance(value, dict):
+        value["k"] = [value]
+    else:
+        value.append({"k": value})
+    return value
+
+
+def deep(levels: int, kind: type, leaf: Any) -> Any:
+    value = leaf
+    for _ in range(levels):
+        value = {"k": value} if kind is dict else [value]
+    return value
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+@pytest.mark.parametrize("dumps", [json_text, stdlib_json])
+@pytest.mark.parametrize("leaf", [1, b"x"])
+def test_what_holds_itself_or_is_too_deep_is_refused(kind: type, dumps: Any, leaf: Any) -> None:
+    for value in (cyclic(kind), (leaf, cyclic(kind)), deep(200_000, kind, leaf)):
+        with pytest.raises(ValueError, match=r"^Circular reference detected") as caught:
+            event_data("e", value, dumps)
+        assert caught.value.__suppress_context__
+    assert event_data("e", deep(50, kind, 1), dumps).json.count(b"1") == 1
 
 
 @given(values)

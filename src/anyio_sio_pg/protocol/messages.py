@@ -293,13 +293,17 @@ def to_data(value: Any, dumps: Callable[[Any], str | bytes]) -> Data:
     """Encode a value with a JSON function.
 
     :raises ValueError: the value holds a NaN or an infinity, which JSON does not have, or a dict
-        that poses as one of its binary values.
+        that poses as one of its binary values; or it holds itself, or is nested too deeply.
     :raises TypeError: (or whatever ``dumps`` raises) the value cannot be encoded.
     """
     attachments: list[bytes] = []
-    if find_binary(value):
-        value = split_binary(value, attachments)
-    encoded = dumps(value)
+    try:
+        if find_binary(value):
+            value = split_binary(value, attachments)
+        encoded = dumps(value)
+    except RecursionError:
+        # of a thousand steps, which nobody wants to read
+        raise ValueError("Circular reference detected, or nested too deeply") from None
     text = encoded.encode() if isinstance(encoded, str) else bytes(encoded)
     if dumps is not json_text and (b"NaN" in text or b"Infinity" in text):
         _refuse_non_finite(value)
@@ -381,7 +385,8 @@ def named_rooms(rooms: Room | Iterable[Room]) -> tuple[Room, ...]:
 def event_data(event: str, data: Any, dumps: Callable[[Any], str | bytes]) -> Data:
     """Encode an event and its arguments: a tuple is several, None is none.
 
-    :raises ValueError: the event's name is reserved, or a number in ``data`` is not finite.
+    :raises ValueError: the event's name is reserved, or a number in ``data`` is not finite, or
+        ``data`` holds itself or is nested too deeply.
     :raises TypeError: the name is no string, or the data cannot be encoded (or what ``dumps``
         raises).
     """
