@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple, TypeA
 import msgspec
 
 from .errors import AdapterClosedError, AdapterError
-from .options import MAX_PAYLOAD, Options, OptionValues, WireName
+from .options import MAX_PAYLOAD, Options, OptionValues, WireName, check_names
 from .postgres.connection import open_session
 from .postgres.log import ensure_tables
 from .postgres.publisher import Publisher
@@ -192,9 +192,11 @@ async def open_postgres_emitter(
     within ``shutdown_timeout``.
 
     :raises ValueError: an option is out of range.
+    :raises TypeError: an option is of a wrong type, or there is none of that name.
     :raises AdapterError: PostgreSQL cannot be reached or refuses.
     :raises PublishError: at the end of the block, messages could not be sent in time.
     """
+    check_names(options)
     checked = Options(uri=uri, **options)
     reporter = Reporter(checked.on_error)
     origin = secrets.token_hex(8)

@@ -15,7 +15,7 @@ from .legacy_node import LegacyNode
 from .local_manager import AckCallback, check_callback
 from .node import Node
 from .open_requests import ACK_LIFETIME, Pending
-from .options import Options, OptionValues
+from .options import Options, OptionValues, check_names
 from .protocol.messages import (
     Broadcast,
     Data,
@@ -47,9 +47,11 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
     entered again after it has ended.
 
     :raises ValueError: an option is out of range.
+    :raises TypeError: an option is of a wrong type, or there is none of that name.
     """
 
     def __init__(self, uri: str | None = None, **options: Unpack[OptionValues]):
+        check_names(options)
         super().__init__(Options(uri=uri, **options))
         self._entered = False
         self._uid = ""
@@ -364,6 +366,7 @@ def open_postgres_adapter(
     Takes what :class:`PostgresManager` takes.
 
     :raises ValueError: an option is out of range.
+    :raises TypeError: an option is of a wrong type, or there is none of that name.
     :raises AdapterError: PostgreSQL cannot be reached or refuses.
     :raises PublishError: at the end of the block, messages could not be sent within
         ``shutdown_timeout``.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 from urllib.parse import quote
 
 import psycopg
@@ -145,6 +146,30 @@ class Options:
             for secret in _secrets(conninfo):
                 result = result.replace(secret, "***")
         return result
+
+
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "channel": "prefix is the first part of the channels' names",
+    "logger": "what is logged goes to logging.getLogger('anyio_sio_pg')",
+    "redis_options": "parameters of the connection go into uri",
+    "url": "its name is uri",
+    "write_only": "open_postgres_emitter is for those who only send",
+}
+"""What the options of python-socketio's AsyncRedisManager are here."""
+
+
+def check_names(given: Mapping[str, object]) -> None:
+    """Refuse options that do not exist.
+
+    :raises TypeError: there is one; the message has names that are like it, but not its value.
+    """
+    known = [option.name for option in fields(Options)]
+    for name in given:
+        if name not in known:
+            hint = _ELSEWHERE.get(name)
+            if hint is None and (near := difflib.get_close_matches(name, known)):
+                hint = f"did you mean {' or '.join(near)}?"
+            raise TypeError(f"unknown option {name!r}" + (f": {hint}" if hint else ""))
 
 
 def own_channel(prefix: str, uid: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from typing import Any
 from urllib.parse import quote
@@ -13,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from anyio_sio_pg import PostgresManager, open_postgres_adapter, open_postgres_emitter
 from anyio_sio_pg.options import (
     MAX_CHANNEL,
     MAX_PAYLOAD,
     Options,
+    OptionValues,
     channel,
+    check_names,
     table_parts,
     with_defaults,
 )
@@ -152,6 +156,42 @@ def test_a_callable_must_be_one(name: str, value: Any) -> None:
 def test_connect_makes_the_connections_itself(name: str) -> None:
     with pytest.raises(ValueError, match="uri and listen_uri must be None"):
         Options(connect=print, **{name: "host=h"})  # type: ignore[arg-type]
+
+
+UNKNOWN = {
+    "nosuch": r"unknown option 'nosuch'",
+    "prefx": r"unknown option 'prefx': did you mean prefix\?",
+    "url": r"unknown option 'url': its name is uri",
+    "request_timeout": r"unknown option 'request_timeout': did you mean requests_timeout or .*",
+    "write_only": r"unknown option 'write_only': open_postgres_emitter is for those who only send",
+    "channel": r"unknown option 'channel': prefix is the first part of the channels' names",
+    "logger": r"unknown option 'logger': .* goes to logging.getLogger\('anyio_sio_pg'\)",
+    "redis_options": r"unknown option 'redis_options': parameters .* go into uri",
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_option_is_refused_with_the_nearest_names(name: str) -> None:
+    options: Any = {"prefix": "p", name: "SECRET"}
+    for make in (PostgresManager, open_postgres_adapter):
+        with pytest.raises(TypeError) as caught:
+            make("postgresql://h/d", **options)
+        assert re.fullmatch(UNKNOWN[name], str(caught.value))
+        assert "SECRET" not in "".join(traceback.format_exception_only(caught.value))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", UNKNOWN)
+async def test_an_emitter_refuses_an_unknown_option_too(name: str) -> None:
+    options: Any = {name: "SECRET"}
+    with pytest.raises(TypeError) as caught:
+        async with open_postgres_emitter("postgresql://h/d", **options):
+            raise AssertionError("the block was entered")
+    assert re.fullmatch(UNKNOWN[name], str(caught.value))
+
+
+def test_the_known_options_are_those_that_are_declared() -> None:
+    check_names(dict.fromkeys(["uri", *OptionValues.__annotations__]))
 
 
 @pytest.mark.parametrize("namespace", ["/", "/é", "x" * (MAX_CHANNEL - 3)])
