@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 from urllib.parse import quote
@@ -32,6 +32,10 @@ _NOT_IN_FILES = ("client_encoding", "fallback_application_name")
 """Parameters that are given also where a service file may set others."""
 
 _SHORT_FORM = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
+_DIALECT = re.compile(r"postgres(?:ql)?(\+[a-z][a-z0-9_]{,19})://", re.ASCII)
+"""What SQLAlchemy's URLs begin with."""
+_PAIR = re.compile(r"\s*([^\s=]+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\']|\\.)*)(?=\s|\Z)", re.DOTALL)
+_PLAIN_NAME = re.compile(r"[a-z][a-z_]{,39}", re.ASCII)
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _IN_URL = re.compile(rf"(?:^\w+://[^:@/]*:(?=[^@/]*@)|[?&](?:{'|'.join(_SECRETS)})=)([^@&]+)")
 
@@ -246,10 +250,10 @@ def _conninfo(name: str, value: str | None) -> str | None:
         parsed = conninfo_to_dict(value)
     except (psycopg.Error, ValueError):
         # their message quotes parts of the string, which may hold the password
-        raise ValueError(
-            f"{name} is not a connection string that libpq takes: a URL"
-            " (postgresql://host/database), 'key=value' pairs, or HOST:PORT"
-        ) from None
+        reason = _what_is_wrong(value) or (
+            "a URL (postgresql://host/database), 'key=value' pairs, or HOST:PORT"
+        )
+        raise ValueError(f"{name} is not a connection string that libpq takes: {reason}") from None
     if _looks_cut(value, parsed):
         # libpq takes it, and its errors would name the host or port that is part of a password
         raise ValueError(
@@ -260,6 +264,45 @@ def _conninfo(name: str, value: str | None) -> str | None:
     if timeout is not None and not re.fullmatch(r"\s*-?\d+\s*", str(timeout)):
         raise ValueError(f"{name}: connect_timeout must be whole seconds, not {timeout!r}")
     return value
+
+
+def _what_is_wrong(conninfo: str) -> str | None:
+    """Tell what libpq does not take, where that can be told without any value."""
+    if scheme := _DIALECT.match(conninfo):
+        return f"leave out '{scheme[1]}' of the URL's scheme"
+    unknown = _unknown_parameter(conninfo)
+    return None if unknown is None else f"it has no parameter {unknown!r}"
+
+
+def _unknown_parameter(conninfo: str) -> str | None:
+    """Return the first name that is not one of a parameter, unless it may be part of a secret.
+
+    A password that is not written as it has to be looks like more parameters.
+    """
+    if conninfo.startswith(("postgresql://", "postgres://")):
+        place, _, query = conninfo.partition("://")[2].partition("?")
+        if "@" in query or ("@" not in place and re.search(r":[^\d/,]", place)):
+            return None
+        names = [part.partition("=")[0] for part in query.split("&") if "=" in part]
+    elif "://" in conninfo:
+        return None
+    else:
+        names = [pair[1] for pair in _pairs(conninfo)]
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    known.add("ssl")  # in URLs, as JDBC has it
+    for name in names:
+        if name not in known:
+            return name if _PLAIN_NAME.fullmatch(name) else None
+        if "pass" in name or "secret" in name:
+            return None
+    return None
+
+
+def _pairs(conninfo: str) -> Iterator[re.Match[str]]:
+    at = 0
+    while pair := _PAIR.match(conninfo, at):
+        yield pair
+        at = pair.end()
 
 
 def _looks_cut(value: str, parsed: ConnDict) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -241,7 +241,7 @@ def test_what_libpq_takes_is_kept_as_it_is(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["localhost:", "localhost", "h:123456", "a b:1", "mysql://h/d", "host=h nonsense=1"]
+    "uri", ["localhost:", "localhost", "h:123456", "a b:1", "mysql://h/d", "host=h nonsense"]
 )
 @pytest.mark.parametrize("name", ["uri", "listen_uri"])
 def test_another_string_is_refused_with_what_would_do(name: str, uri: str) -> None:
@@ -285,6 +285,91 @@ def test_a_broken_connection_string_is_not_repeated_in_the_error(name: str, uri:
     shown = "".join(traceback.format_exception_only(caught.value)) + repr(caught.value)
     assert "SECRET" not in shown
     assert caught.value.__suppress_context__
+
+
+TELLING = {
+    "postgresql+asyncpg://u:SECRET@h/d": "leave out '+asyncpg' of the URL's scheme",
+    "postgres+psycopg://u:SECRET@h/d?x=SECRET": "leave out '+psycopg' of the URL's scheme",
+    "postgresql+psycopg2://h/d": "leave out '+psycopg2' of the URL's scheme",
+    "postgresql://h/d?nosuch=SECRET": "it has no parameter 'nosuch'",
+    "postgresql://u:SECRET@h:1,i:2/d?ssl=true&sslmode=SECRET&no_such=SECRET&other=1": (
+        "it has no parameter 'no_such'"
+    ),
+    "host=a bogus=SECRET": "it has no parameter 'bogus'",
+    "host = 'a \\'b' bogus = SECRET x=1": "it has no parameter 'bogus'",
+    "host=a pasword=SECRET SECRET=1": "it has no parameter 'pasword'",
+}
+
+
+@pytest.mark.parametrize("uri", TELLING)
+@pytest.mark.parametrize("name", ["uri", "listen_uri"])
+def test_an_error_says_what_is_wrong_with_a_connection_string(name: str, uri: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+        Options(**{name: uri})
+    assert str(caught.value) == (
+        f"{name} is not a connection string that libpq takes: {TELLING[uri]}"
+    )
+
+
+SECRET_NAMES = [
+    "postgresql://u:a?secret=b/c@h/d",
+    "postgresql://u:1?x=1&secret=b/c@h/d",
+    "postgresql://u:a@b?secret@h/d",
+    "postgresql://h/d?password=a&secret=1",
+    "postgresql://h/d?sslpassword=a&secret=1",
+    "postgresql://h/d?secret",
+    "postgresql://h/d?s%65cret=1 s",
+    "postgresql://u:a?secret=b",
+    "host=h password=ab://c?secret=1 x=1",
+    "dbname=postgresql://u:a secret=b@h/d",
+    "postgresql+secret:a@h/d",
+    "host=h password=a secret=1",
+    "password = a secret = 1",
+    "host=h passfile=a secret=1",
+    "host=h password='a'secret=1",
+    "host=h password=a secret=1 bogus=1",
+    "host='a secret=1",
+    "host=h user=a secret",
+    "secret",
+    "user:secret=@h",
+    "a secret=1",
+]
+"""Strings that are not written as they have to be, in which a part of a password looks like a
+parameter's name."""
+
+
+@pytest.mark.parametrize("uri", SECRET_NAMES)
+def test_a_name_that_may_be_part_of_a_password_is_not_said(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"^uri (is not a connection string|has a host)") as caught:
+        Options(uri=uri)
+    assert "secret" not in str(caught.value)
+
+
+parts = st.text("ab=&?@:/' \\+%#", max_size=6)
+
+
+@given(
+    parts,
+    parts,
+    st.sampled_from(
+        [
+            "host=h password={} bogus=1",
+            "password = '{}' bogus=1",
+            "postgresql://u:{}@h/d?bogus=1",
+            "postgresql://u:{}@h,i/d?ssl=true&bogus=1",
+            "postgresql://h/d?password={}&bogus=1",
+            "postgresql+asyncpg://u:{}@h/d",
+        ]
+    ),
+)
+@example("", " zq=", "host=h password={} bogus=1")
+@example("1?", "=/", "postgresql://u:{}@h/d?bogus=1")
+def test_no_part_of_a_password_passes_for_a_name(before: str, after: str, template: str) -> None:
+    try:
+        # a backslash may make all the rest the password, which libpq takes
+        Options(uri=template.format(f"{before}zq{after}"))
+    except ValueError as exc:
+        assert "zq" not in str(exc)
 
 
 def test_a_connection_string_in_the_wrong_place_is_not_repeated() -> None:
