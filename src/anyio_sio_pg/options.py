@@ -106,6 +106,8 @@ class Options:
         if self.on_error is not None and not callable(self.on_error):
             raise TypeError(f"on_error must be a callable or None, not {self.on_error!r}")
         _text("prefix", self.prefix)
+        if not isinstance(self.wire, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"wire must be 'cluster' or 'legacy', not {self.wire!r}")
         if self.wire not in ("cluster", "legacy"):
             raise ValueError(f"wire must be 'cluster' or 'legacy', not {self.wire!r}")
         if self.wire == "cluster":
@@ -116,8 +118,10 @@ class Options:
                 f" not {self.prefix[:80]!r}"
             )
         table_parts(self.table)
-        if not isinstance(self.durable, bool) and self.durable != "unlogged":
-            raise ValueError(f"durable must be False, True or 'unlogged', not {self.durable!r}")
+        durable: object = self.durable
+        if not isinstance(durable, bool) and durable != "unlogged":
+            error = ValueError if isinstance(durable, str) else TypeError
+            raise error(f"durable must be False, True or 'unlogged', not {durable!r}")
         if self.durable and self.wire == "legacy":
             raise ValueError("durable needs wire='cluster': the 1.x wire has no place for it")
         _seconds("retention", self.retention, 1, 86_400)
