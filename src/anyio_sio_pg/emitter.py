@@ -70,11 +70,11 @@ class PostgresEmitter:
     """Sends events and commands to a cluster; :func:`open_postgres_emitter` makes one.
 
     All methods raise :class:`PublishError` when the outbox stayed full for ``publish_timeout``,
-    and :class:`AdapterClosedError` after the block. A namespace that does not begin with a slash or
-    whose channel's name would have more than 63 bytes, and an empty ``to``, raise ValueError; a room that is neither a str nor an int
-    raises TypeError. With ``wire="legacy"`` all but :meth:`emit` and
-    :meth:`flush` raise :class:`AdapterError`: the 1.x wire has commands for single sockets only,
-    which a sender that cannot ask does not know.
+    and :class:`AdapterClosedError` after the block. An empty ``to``, and a namespace that does not
+    begin with a slash or whose channel's name would have more than 63 bytes, raise ValueError; a
+    room that is neither a str nor an int raises TypeError. With ``wire="legacy"`` all but
+    :meth:`emit` and :meth:`flush` raise :class:`AdapterError`: the 1.x wire has commands for single
+    sockets only, which a sender that cannot ask does not know.
     """
 
     def __init__(self, options: Options, publisher: Publisher, origin: str):

@@ -215,8 +215,8 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
         an hour. ``local`` (or python-socketio's ``ignore_queue``) stays on this node.
 
         :raises ValueError: the event's name is reserved, JSON cannot hold a number in it, the data
-            holds itself or is nested too deeply, ``to`` is empty, or the namespace does not begin with a slash or has no channel (over 63 bytes
-            with the prefix). Nothing was sent.
+            hold themselves or are nested too deeply, ``to`` is empty, or the namespace does not
+            begin with a slash or has no channel (over 63 bytes with the prefix). Nothing was sent.
         :raises TypeError: JSON cannot hold the data (or what the server's own JSON module raises),
             a room is neither a str nor an int, or ``callback`` cannot be called. Nothing was sent.
         :raises PublishError: the outbox stayed full for ``publish_timeout``.
@@ -228,8 +228,9 @@ class PostgresManager(ClusterCalls, anyio.AsyncContextManagerMixin):
                 data,
                 namespace,
                 skip_sid=skip_sid,
+                room=room,
                 callback=callback,
-                to=room if to is None else to,
+                to=to,
                 except_rooms=except_rooms,
             )
             return

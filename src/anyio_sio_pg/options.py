@@ -275,7 +275,7 @@ def _what_is_wrong(conninfo: str) -> str | None:
     if scheme := _DIALECT.match(conninfo):
         return f"leave out '{scheme[1]}' of the URL's scheme"
     unknown = _unknown_parameter(conninfo)
-    return None if unknown is None else f"it has no parameter {unknown!r}"
+    return None if unknown is None else f"it does not know the parameter {unknown!r}"
 
 
 def _unknown_parameter(conninfo: str) -> str | None:

@@ -161,6 +161,8 @@ async def test_an_empty_list_of_rooms_is_not_everyone(uri: str, prefix: str, emp
             await a.manager.clients(empty)
         with pytest.raises(ValueError, match=r"^room is empty: None means everyone$"):
             await a.manager.emit("event", room=empty)
+        with pytest.raises(ValueError, match=r"^room is empty: None means everyone$"):
+            await a.manager.emit("event", room=empty, local=True)
         await a.manager.emit("last", skip_sid=empty, except_rooms=empty)
         for client in clients:
             await client.expect(["last"])
@@ -246,6 +248,20 @@ async def test_a_namespace_without_a_slash_is_refused(uri: str, prefix: str, wir
                 await call(namespace=5)
         await manager.emit("last", namespace=None)
         await client.expect(["last"])
+
+
+@pytest.mark.parametrize("namespace", ["chat", 5])
+async def test_a_client_of_a_namespace_without_a_slash_is_refused(
+    uri: str, prefix: str, namespace: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    # only MessagePack can say such a thing
+    async with node(uri, prefix, server={"serializer": "msgpack"}) as a:
+        client = Client(a.server)
+        await a.server._handle_connect(client.eio_sid, namespace, None)
+        client.read()
+        assert client.refused == ["Unable to connect"]
+        assert "a client was refused: a namespace must " in caplog.text
+        assert namespace not in a.manager.rooms
 
 
 async def test_the_in_memory_manager_refuses_what_is_no_room() -> None:

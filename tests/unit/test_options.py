@@ -303,13 +303,13 @@ TELLING = {
     "postgresql+asyncpg://u:SECRET@h/d": "leave out '+asyncpg' of the URL's scheme",
     "postgres+psycopg://u:SECRET@h/d?x=SECRET": "leave out '+psycopg' of the URL's scheme",
     "postgresql+psycopg2://h/d": "leave out '+psycopg2' of the URL's scheme",
-    "postgresql://h/d?nosuch=SECRET": "it has no parameter 'nosuch'",
+    "postgresql://h/d?nosuch=SECRET": "it does not know the parameter 'nosuch'",
     "postgresql://u:SECRET@h:1,i:2/d?ssl=true&sslmode=SECRET&no_such=SECRET&other=1": (
-        "it has no parameter 'no_such'"
+        "it does not know the parameter 'no_such'"
     ),
-    "host=a bogus=SECRET": "it has no parameter 'bogus'",
-    "host = 'a \\'b' bogus = SECRET x=1": "it has no parameter 'bogus'",
-    "host=a pasword=SECRET SECRET=1": "it has no parameter 'pasword'",
+    "host=a bogus=SECRET": "it does not know the parameter 'bogus'",
+    "host = 'a \\'b' bogus = SECRET x=1": "it does not know the parameter 'bogus'",
+    "host=a pasword=SECRET SECRET=1": "it does not know the parameter 'pasword'",
 }
 
 
