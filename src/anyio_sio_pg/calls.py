@@ -298,7 +298,7 @@ class ClusterCalls(ClusterMember):
         check_namespace(namespace)
 
         def register(handler: Handler) -> Handler:
-            if not callable(handler):  # pyright: ignore[reportUnnecessaryComparison]
+            if not callable(handler):
                 raise TypeError(f"the handler of {event!r} must be a callable, not {handler!r}")
             self._event_handlers[namespace, event] = handler
             if self._node is not None:
@@ -326,7 +326,7 @@ class ClusterCalls(ClusterMember):
 
         :raises TypeError: it cannot be called.
         """
-        if not callable(hook):  # pyright: ignore[reportUnnecessaryComparison]
+        if not callable(hook):
             raise TypeError(f"custom_hook must be given a callable, not {hook!r}")
         self._hook = hook
         return hook

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio.lowlevel
 from engineio import packet as eio_packet
@@ -36,7 +36,7 @@ def check_callback(callback: AckCallback | None) -> None:
 
     :raises TypeError: it is neither None nor a callable.
     """
-    if callback is not None and not callable(callback):  # pyright: ignore[reportUnnecessaryComparison]
+    if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a callable or None, not {callback!r}")
 
 
@@ -83,7 +83,7 @@ class AnyIOManager(BaseManager):
         """
         is_asyncio_based = getattr(server, "is_asyncio_based", None)
         if is_asyncio_based is not None and not is_asyncio_based():
-            kind = type(server)
+            kind = cast("type[object]", type(server))
             raise TypeError(
                 f"{type(self).__name__} cannot serve a {kind.__module__.partition('.')[0]}."
                 f"{kind.__name__}, which does not await it: use socketio.AsyncServer or"

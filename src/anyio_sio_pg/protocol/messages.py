@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -434,7 +434,7 @@ def make_target(
     if isinstance(skip_sid, Iterable) and not isinstance(skip_sid, (str, *_BUFFERS)):
         excluded = rooms_tuple([sid for sid in skip_sid if sid is not None])
     else:
-        excluded = rooms_tuple(skip_sid)
+        excluded = rooms_tuple(cast("Any", skip_sid))
     if except_rooms is not None:
         excluded += rooms_tuple(except_rooms)
     rooms = rooms_tuple(to)
