@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -262,6 +263,27 @@ async def test_a_client_of_a_namespace_without_a_slash_is_refused(
         assert client.refused == ["Unable to connect"]
         assert "a client was refused: a namespace must " in caplog.text
         assert namespace not in a.manager.rooms
+
+
+async def test_half_of_a_surrogate_pair_is_in_no_rooms_name(uri: str, prefix: str) -> None:
+    """Nodes with such a room could not answer any more, and each request timed out."""
+    async with two_nodes(uri, prefix) as (a, b):
+        here, there = await a.client(), await b.client()
+        # as a client's JSON may have it
+        half = json.loads('"\\ud800"')
+        for call in (
+            partial(a.server.enter_room, here.sid, half),
+            partial(a.manager.enter_room, there.sid, "/", half),
+            partial(a.manager.remote_join, here.sid, half),
+            partial(a.manager.remote_join, there.sid, half),
+            partial(a.manager.sockets_join, half),
+            partial(a.manager.sockets_join, ["r", half]),
+            partial(AnyIOManager().enter_room, here.sid, "/", half),
+        ):
+            with pytest.raises(ValueError, match="surrogates not allowed"):
+                await call()
+        assert await b.manager.all_rooms() == {here.sid, there.sid}
+        assert len(await b.manager.fetch_sockets()) == 2
 
 
 async def test_the_in_memory_manager_refuses_what_is_no_room() -> None:

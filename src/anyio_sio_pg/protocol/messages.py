@@ -351,15 +351,20 @@ def check_room(room: object) -> None:
     """Refuse what cannot be a room's name.
 
     :raises TypeError: it is neither text nor a whole number.
+    :raises ValueError: it is not valid Unicode.
     """
     if isinstance(room, bool) or not isinstance(room, str | int):
         raise TypeError(f"a room must be a str or an int, not {room!r}")
+    if isinstance(room, str) and not room.isascii():
+        # with half of a surrogate pair, which a client can send, no answer could name it
+        room.encode()
 
 
 def rooms_tuple(rooms: Room | Iterable[Room] | None) -> tuple[Room, ...]:
     """Return one room, several or none as a tuple, each once, in the order given.
 
     :raises TypeError: a room's name is neither text nor a number.
+    :raises ValueError: a room's name is not valid Unicode.
     """
     return () if rooms is None else named_rooms(rooms)
 
@@ -368,13 +373,12 @@ def named_rooms(rooms: Room | Iterable[Room]) -> tuple[Room, ...]:
     """Return one room or several as a tuple, each once, in the order given.
 
     :raises TypeError: a room's name is neither text nor a number.
+    :raises ValueError: a room's name is not valid Unicode.
     """
-    if isinstance(rooms, str):
-        return (rooms,)
-    if isinstance(rooms, _BUFFERS) or not isinstance(rooms, Iterable):
-        # the items of bytes are numbers, and would pass for rooms
+    # the items of bytes are numbers, and would pass for rooms
+    if isinstance(rooms, (str, *_BUFFERS)) or not isinstance(rooms, Iterable):
         check_room(rooms)
-    if isinstance(rooms, int):
+    if isinstance(rooms, str | int):
         return (rooms,)
     names = tuple(rooms)
     for room in names:
@@ -441,7 +445,4 @@ def make_target(
     if to is not None and not rooms:
         # whoever computes a list that turns out empty means nobody
         raise ValueError(f"{name} is empty: None means everyone")
-    for room in (*rooms, *excluded):
-        if isinstance(room, str) and not room.isascii():
-            room.encode()
     return Target(rooms, excluded)
