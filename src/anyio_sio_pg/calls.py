@@ -396,7 +396,6 @@ class ClusterCalls(ClusterMember):
         self, kind: type[SocketsJoin | SocketsLeave], sid: str, room: Room, namespace: str
     ) -> None:
         node = self._running()
-        self._running()
         check_room(room)
         here = self._is_local(sid, namespace)
         if not here:

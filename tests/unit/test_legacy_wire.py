@@ -871,7 +871,8 @@ def test_who_wants_no_answer_gives_an_id_all_the_same(kind: Callable[..., Messag
 # Whose messages are read
 
 
-@given(messages, st.sampled_from(["socket.io2", "socket.i", "", "socket.io#/", "other"]))
+# a prefix that goes on as a channel of another does ("socket.io#/") cannot be told from it
+@given(messages, st.sampled_from(["socket.io2", "socket.i", "", "other"]))
 def test_messages_of_another_prefix_are_for_others(message: Message, prefix: str) -> None:
     payload = LegacyWire(prefix).encode(message, NO_LIMIT).head
     assert reader(message.namespace).decode(payload, 0.0) is None
