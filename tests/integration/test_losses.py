@@ -257,11 +257,13 @@ async def test_a_receiver_whose_event_loop_is_blocked(
 ) -> None:
     options = options_of(prefix, heartbeat_interval=0.3, heartbeat_timeout=1.5)
     total = 0
+    there_is_a_client = threading.Event()
     over = threading.Event()
 
     async def receive() -> tuple[list[int], int]:
         async with node(uri, prefix, **options) as b:
             there = await b.client()
+            there_is_a_client.set()
             await eventually(lambda: there.read() or len(there.log) > 100)
             time.sleep(4)  # noqa: ASYNC251 - this is the trouble
             over.set()
@@ -280,6 +282,7 @@ async def test_a_receiver_whose_event_loop_is_blocked(
 
     async with node(uri, prefix, **options) as a, anyio.create_task_group() as tg:
         tg.start_soon(receive_in_thread)
+        await eventually(there_is_a_client.is_set)
         await eventually(lambda: a.manager.stats().nodes == 1)
         total = await send_during(a.manager.emit, lambda: eventually(over.is_set))
     record_property("counts", str(Counts(total, len(set(got)), lost, len(got) - len(set(got)))))
