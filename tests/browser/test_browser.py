@@ -100,6 +100,8 @@ class TestBrowser(JavaScriptCases):
         server = serve(**quick_pings(mode))
         client = await open_client(server.url, auth={"tag": tag})
         sid = await client.connected()
+        # the client takes itself for upgraded before the server does
+        assert await client.call("echo", 1) == [1]
         await page.reload()
         assert await server.ended(sid) in GONE[mode]
         again = await open_client(server.url, auth={"tag": tag})
@@ -112,6 +114,8 @@ class TestBrowser(JavaScriptCases):
         server = serve(**quick_pings(mode))
         client = await open_client(server.url, auth={"tag": tag})
         sid = await client.connected()
+        # the client takes itself for upgraded before the server does
+        assert await client.call("echo", 1) == [1]
         await page.close()
         assert await server.ended(sid) in GONE[mode]
         await eventually(lambda: not server.app.sio.eio.sockets)

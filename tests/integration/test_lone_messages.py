@@ -36,8 +36,16 @@ async def test_it_is_on_its_way_when_put_returns(uri: str, prefix: str) -> None:
     async with two_nodes(uri, prefix, **QUIET) as (a, b):
         there = await b.client()
         publisher = await idle(a)
+        put = publisher.put
+        ahead: list[bool] = []
+
+        def watched(message: Outgoing, *rest: Any) -> None:
+            put(message, *rest)
+            ahead.append(publisher._ahead)
+
+        publisher.put = watched  # type: ignore[method-assign]
         await a.manager.emit("hello")
-        assert publisher._ahead
+        assert ahead == [True]
         await there.expect(["hello"])
         await a.manager.flush()
         assert not publisher._ahead

@@ -221,6 +221,8 @@ class Cases:
                 f"http://127.0.0.1:{between.port}", auth={"tag": tag}, reconnect=True
             )
             first = await client.connected()
+            # the client takes itself for upgraded before the server does
+            assert await client.call("echo", 1) == [1]
             with anyio.fail_after(TIMEOUT):
                 # a polling client may be between two polls
                 while not client.seen().disconnects:
