@@ -18,7 +18,8 @@ class RequestTimeoutError(AdapterError, TimeoutError):
     """Not every node (or client) answered in time.
 
     ``partial`` holds the answers that came; ``missing`` the uids of the nodes that still owe one.
-    The others may still carry out what the call asked for: it may be on its way, or in the outbox.
+    The others may still carry out what the call asked for, if it is on its way. What could not be
+    sent in time is not sent later, but for the event of ``emit_with_ack``.
     """
 
     def __init__(self, message: str, partial: Sequence[Any] = (), missing: Sequence[str] = ()):

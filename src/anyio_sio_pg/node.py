@@ -65,7 +65,7 @@ T = TypeVar("T")
 SETTLE: Final = 0.5
 """Seconds after joining a namespace in which nodes not yet heard of may still answer a request."""
 
-RETURN: Final = 3.0
+LISTENERS_RETURN: Final = 3.0
 """Seconds for which what is to be sent after an outage waits for the others to listen again."""
 
 NAMESPACE_IDLE: Final = 60.0
@@ -196,7 +196,7 @@ class Node(ABC):
         """Let the nodes that are known listen again first: they do not hear what comes before."""
         known = self._namespaces.values()
         uids = {uid for one in known for uid in one.members.uids(numbered_only=True)}
-        with anyio.move_on_after(RETURN):
+        with anyio.move_on_after(LISTENERS_RETURN):
             while not self._closing and uids and await deaf(connection, uids):  # noqa: ASYNC110 - PostgreSQL tells nobody
                 await anyio.sleep(0.1)
 

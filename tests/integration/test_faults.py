@@ -537,9 +537,12 @@ async def test_what_is_asked_during_an_outage_is_not_done_after_it(
                     await call()
         # no more than a heartbeat
         assert a.manager.stats().queue_depth <= depth + 1
+        # an event has its place before those that follow
+        with pytest.raises(RequestTimeoutError):
+            await a.manager.emit_with_ack("asked", timeout=0.1)
         await a.manager.emit("after all")
         await anyio.to_thread.run_sync(own_postgres.start)
-        await there.expect(["after all"])
+        await there.expect(["asked"], ["after all"])
         await a.manager.server_side_emit("charge", "last")
         await eventually(lambda: "last" in done)
         assert done == ["last"]
@@ -591,7 +594,7 @@ async def test_what_waits_is_sent_when_the_others_listen_again(
     postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch, comes_back: bool
 ) -> None:
     """It was sent as soon as the sender was back, to nobody."""
-    monkeypatch.setattr("anyio_sio_pg.node.RETURN", 60 if comes_back else 0.5)
+    monkeypatch.setattr("anyio_sio_pg.node.LISTENERS_RETURN", 60 if comes_back else 0.5)
     async with (
         proxy(postgres.port) as gate,
         node(postgres.uri, prefix) as a,
