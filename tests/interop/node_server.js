@@ -16,14 +16,31 @@ const pool = new pg.Pool({ connectionString: uri, application_name: name });
 
 // What is on its way to PostgreSQL: neither the adapter nor the emitter lets its caller wait.
 const queries = new Set();
-const query = pool.query.bind(pool);
-pool.query = (...args) => {
-  const promise = query(...args);
+function track(promise) {
   const done = () => queries.delete(promise);
   queries.add(promise);
   promise.then(done, done);
   return promise;
-};
+}
+const query = pool.query.bind(pool);
+pool.query = (...args) => track(query(...args));
+
+// Others hear of this server, and ask it, from its first heartbeat, which does not wait for LISTEN.
+const channels = new Set();
+pool.on("connect", (client) => {
+  const query = client.query.bind(client);
+  client.query = (...args) => {
+    const promise = query(...args);
+    const [, channel] = String(args[0]).match(/^LISTEN "(.*)"$/) ?? [];
+    if (channel) track(promise.then(() => channels.add(channel)));
+    return promise;
+  };
+});
+
+async function listening(namespaces) {
+  while (!namespaces.every((namespace) => channels.has(`${prefix}#${namespace}`)))
+    await new Promise((resolve) => setTimeout(resolve, 10));
+}
 
 async function sent() {
   do {
@@ -175,6 +192,7 @@ const commands = {
     return taken;
   },
   servers: ({ namespace }) => io.of(namespace).adapter.serverCount(),
+  listening: ({ namespaces }) => listening(namespaces),
   uid: ({ namespace }) => io.of(namespace).adapter.uid,
   async leave() {
     await io.close();
@@ -184,6 +202,7 @@ const commands = {
 
 const write = (message) => process.stdout.write(JSON.stringify(message) + "\n");
 
+await listening(["/", "/chat"]);
 server.listen(0, "127.0.0.1", () => write({ port: server.address().port }));
 
 readline

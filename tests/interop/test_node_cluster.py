@@ -1195,6 +1195,7 @@ async def test_values_that_only_javascript_has(cluster: Cluster) -> None:
 async def test_dynamic_namespaces(cluster: Cluster, sender: Server, namespace: str) -> None:
     async with cluster.clients("/", namespace) as clients:
         # it exists since the first client came
+        await cluster.node.run("listening", namespaces=[namespace])
         await until(partial(cluster.see_all, namespace, clients))
         here = [client.sids[namespace] for client in clients]
         for client in clients[1:5]:
@@ -1236,6 +1237,7 @@ async def test_a_namespace_that_node_cannot_listen_to(cluster: Cluster) -> None:
 async def test_nodes_parent_namespaces(cluster: Cluster) -> None:
     namespaces = ("/room-2", "/room-3")
     async with cluster.clients("/", *namespaces) as clients:
+        await cluster.node.run("listening", namespaces=namespaces)
         for namespace in namespaces:
             await until(partial(cluster.see_all, namespace, clients))
         await cluster.node.run("emit_to_dynamic", args=["to each", b"1"])
