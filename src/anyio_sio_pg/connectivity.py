@@ -34,12 +34,14 @@ class Connectivity:
 
     def __init__(
         self,
+        cluster: str,
         uid: str,
         publisher: Publisher,
         listener: Listener,
         timeout: float,
         start_soon: Callable[[Callable[..., Awaitable[Any]], object], None],
     ):
+        self._cluster = cluster
         self._uid = uid
         self._publisher = publisher
         self._listener = listener
@@ -156,7 +158,9 @@ class Connectivity:
         What it hears may be of another server, where this node's own does not come.
         """
         try:
-            elsewhere = await self._publisher.execute(partial(deaf, uids=[self._uid]))
+            elsewhere = await self._publisher.execute(
+                partial(deaf, cluster=self._cluster, uids=[self._uid])
+            )
         except ConnectionLostError:
             # what cannot be sent cannot come back either
             return

@@ -21,7 +21,12 @@ import msgspec
 from .arrivals import Arrivals
 from .connectivity import Connectivity
 from .dead_nodes import DeadNodes
-from .errors import AdapterClosedError, AdapterError, RequestTimeoutError
+from .errors import (
+    AdapterClosedError,
+    AdapterError,
+    ConnectionLostError,
+    RequestTimeoutError,
+)
 from .local_side import LocalSide
 from .namespace import Namespace
 from .open_requests import OpenRequests, Pending
@@ -29,7 +34,7 @@ from .options import Options
 from .postgres.connection import AnyConnection, open_session
 from .postgres.listener import Listener
 from .postgres.log import MessageLog
-from .postgres.presence import deaf, hold, hold_too
+from .postgres.presence import deaf, hold, hold_too, listening
 from .postgres.publisher import Publisher
 from .postgres.schema import quoted
 from .protocol.batch import Log
@@ -94,8 +99,15 @@ class Node(ABC):
         self._log = self._make_log()
         self.publisher = self._make_publisher()
         self.listener = self._make_listener()
+        # nodes of several clusters may use one database
+        self._cluster = f"{options.wire} {options.prefix}"
         self._connectivity = Connectivity(
-            uid, self.publisher, self.listener, options.heartbeat_timeout, self.start_soon
+            self._cluster,
+            uid,
+            self.publisher,
+            self.listener,
+            options.heartbeat_timeout,
+            self.start_soon,
         )
         self._namespaces: dict[str, Namespace] = {}
         self._numbers: dict[str, int] = {}
@@ -174,6 +186,7 @@ class Node(ABC):
         ):
             try:
                 await self._hear_oneself()
+                await self._meet()
                 self._started = True
                 self.start_soon(self._keep_alive)
                 self.start_soon(self._dead_nodes.search)
@@ -197,7 +210,7 @@ class Node(ABC):
         known = self._namespaces.values()
         uids = {uid for one in known for uid in one.members.uids(numbered_only=True)}
         with anyio.move_on_after(LISTENERS_RETURN):
-            while not self._closing and uids and await deaf(connection, uids):  # noqa: ASYNC110 - PostgreSQL tells nobody
+            while not self._closing and uids and await deaf(connection, self._cluster, uids):  # noqa: ASYNC110 - PostgreSQL tells nobody
                 await anyio.sleep(0.1)
 
     async def _hear_oneself(self) -> None:
@@ -211,6 +224,19 @@ class Node(ABC):
                 " or statement mode) stands between, give a direct connection as listen_uri; both"
                 " must lead to the same database"
             ) from None
+
+    async def _meet(self) -> None:
+        """Count on the nodes that listen by now, however long their first words take."""
+        try:
+            uids = await self.publisher.execute(
+                partial(listening, cluster=self._cluster, uid=self.uid)
+            )
+        except ConnectionLostError:
+            # they answer this node's first heartbeat, too
+            return
+        for uid in uids - {self.uid}:
+            if self._namespaces["/"].members.told(uid, anyio.current_time()):
+                logger.info("node %s listens, and has said nothing yet", uid)
 
     # What the manager asks of it
 
@@ -512,7 +538,7 @@ class Node(ABC):
 
     async def _introduce(self, connection: AnyConnection) -> None:
         """Let others see whose listening session this is."""
-        await hold(connection, self.uid)
+        await hold(connection, self._cluster, self.uid)
 
     @abstractmethod
     async def _start_listening(self, namespace: Namespace) -> None:

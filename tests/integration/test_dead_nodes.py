@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,10 +12,10 @@ from typing import Any
 import anyio
 import pytest
 
-from anyio_sio_pg import RequestTimeoutError, UnknownSocketError
-from anyio_sio_pg.postgres.presence import absent
+from anyio_sio_pg import AnyIOConnection, RequestTimeoutError, UnknownSocketError
+from anyio_sio_pg.postgres.presence import absent, hold
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import Client, TestNode, acquainted, eventually, node, stopwatch, terminate
+from harness import FAST, Client, TestNode, acquainted, eventually, node, stopwatch, terminate
 from processes import NodeProcess, connected, started, until
 from proxy import proxy
 from servers import sql
@@ -294,6 +295,49 @@ async def test_a_frozen_node_is_waited_for(
         assert results == {name: (answer, {uid}) for name, answer in made.expected().items()}
         made.process.signal(signal.SIGCONT)
         assert await made.ask() == made.expected(far=True)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_node_that_starts_waits_for_a_frozen_one(
+    uri: str, prefix: str, anyio_backend: str, wire: str
+) -> None:
+    """PostgreSQL says who listens, also of those who do not answer the first heartbeat."""
+    async with cluster(uri, prefix, anyio_backend, wire=wire) as made:
+        uid = made.uid
+        made.process.signal(signal.SIGSTOP)
+        async with (
+            node(uri, prefix + "x", wire=wire) as elsewhere,
+            node(uri, prefix, **{**SLOW, "wire": wire, "requests_timeout": 2.0}) as newcomer,
+        ):
+            nodes = {uid, made.here.manager.uid, made.there.manager.uid}
+            assert newcomer.manager._node.members("/") == nodes
+            assert elsewhere.manager._node.members("/") == set()
+            with pytest.raises(RequestTimeoutError) as raised:
+                await newcomer.manager.clients()
+            assert set(raised.value.missing) == {uid}
+            assert sorted(raised.value.partial) == made.expected()["clients"]
+            made.process.signal(signal.SIGCONT)
+
+            async def answered() -> bool:
+                return (
+                    sorted(await newcomer.manager.clients()) == made.expected(far=True)["clients"]
+                )
+
+            await until(answered)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_who_listens_and_never_says_a_word_is_given_up(
+    uri: str, prefix: str, wire: str
+) -> None:
+    uid = secrets.token_hex(8)[: 6 if wire == "legacy" else 16]
+    async with await AnyIOConnection.connect(uri) as connection:
+        await hold(connection, f"{wire} {prefix}", uid)
+        async with node(uri, prefix, wire=wire, **FAST) as newcomer:
+            assert newcomer.manager._node.members("/") == {uid}
+            # a process that is frozen for long must not be in the way of each one that starts
+            await eventually(lambda: newcomer.manager.stats().nodes == 0)
+            assert await newcomer.manager.clients() == set()
 
 
 @pytest.mark.parametrize("wire", WIRES)

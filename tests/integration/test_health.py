@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -162,10 +163,10 @@ async def test_what_others_send_does_not_show_that_a_node_hears_itself(
     errors: list[str] = []
     asked = 0
 
-    async def deaf(connection: AnyIOConnection, uids: list[str]) -> list[str]:
+    async def deaf(connection: AnyIOConnection, cluster: str, uids: list[str]) -> list[str]:
         nonlocal asked
         asked += 1
-        return uids if elsewhere else await presence.deaf(connection, uids)
+        return uids if elsewhere else await presence.deaf(connection, cluster, uids)
 
     monkeypatch.setattr("anyio_sio_pg.connectivity.deaf", deaf)
     report = lambda error: errors.append(str(error))
@@ -184,14 +185,18 @@ async def test_what_others_send_does_not_show_that_a_node_hears_itself(
             assert b.manager.stats().reconnects == 0
 
 
-async def test_a_node_that_only_sends_is_deaf_and_not_dead(uri: str, prefix: str) -> None:
+@pytest.mark.parametrize("length", [6, 16])
+async def test_a_node_that_only_sends_is_deaf_and_not_dead(
+    uri: str, prefix: str, length: int
+) -> None:
     async with await AnyIOConnection.connect(uri) as one, await AnyIOConnection.connect(uri) as two:
-        both = [f"{prefix} sends", f"{prefix} listens"]
+        both = [secrets.token_hex(8)[:length] for _ in range(2)]
         assert set(await presence.absent(two, both)) == set(both)
         await presence.hold_too(one, both[0])
-        await presence.hold(one, both[1])
+        await presence.hold(one, prefix, both[1])
         assert await presence.absent(two, both) == []
-        assert await presence.deaf(two, both) == [both[0]]
+        assert await presence.deaf(two, prefix, both) == [both[0]]
+        assert await presence.listening(two, prefix, both[0]) == {both[1]}
 
 
 @pytest.mark.parametrize("which", ["publisher", "listener"])

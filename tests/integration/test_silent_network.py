@@ -80,9 +80,9 @@ async def test_both_sessions_of_a_node_have_keepalives_on_both_sides(
 ) -> None:
     ends: list[dict[str, str]] = []
 
-    async def look(connection: Any, uid: str) -> None:
+    async def look(connection: Any, cluster: str, uid: str) -> None:
         # the one moment at which the listening session can be asked
-        await hold(connection, uid)
+        await hold(connection, cluster, uid)
         ends.append(await of_server(connection))
 
     monkeypatch.setattr("anyio_sio_pg.node.hold", look)

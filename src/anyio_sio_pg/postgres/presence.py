@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import string
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -28,18 +29,30 @@ SELECT pg_catalog.pg_try_advisory_lock_shared(k.key) FROM pg_catalog.unnest(%b::
 
 _HOLD_TOO: Final = HOLD + b" WHERE pg_catalog.pg_backend_pid() = %b::int4"
 
-_LISTENS: Final = " listens"
-"""What the name of the lock ends with that only the listening session holds."""
+_HALF: Final = 0xFFFF_FFFF
 
-ABSENT: Final = b"""\
+_HELD = b"""\
 WITH held AS MATERIALIZED (
   SELECT (l.classid::int8 << 32) | l.objid::int8 AS key
   FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_database AS d ON d.oid = l.database
   WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
   AND d.datname = pg_catalog.current_database()
 )
+"""
+
+ABSENT: Final = (
+    _HELD
+    + b"""\
 SELECT k.key FROM pg_catalog.unnest(%b::int8[]) AS k(key)
 WHERE NOT EXISTS (SELECT FROM held WHERE held.key = k.key)"""
+)
+
+LISTENING: Final = (
+    _HELD
+    + b"""\
+SELECT DISTINCT node.key FROM held AS node JOIN held AS listens
+ON listens.key = (%b::int8 << 32) | (node.key & 4294967295) AND listens.key <> node.key"""
+)
 
 _INTRODUCE = """\
 SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int4, %b::int4)"""
@@ -47,6 +60,10 @@ SELECT pg_catalog.pg_try_advisory_lock_shared(%b::int4, %b::int4)"""
 _RENAME = """\
 WITH renamed AS MATERIALIZED (SELECT pg_catalog.set_config('application_name', %b::text, false))
 SELECT count(*) FROM renamed"""
+
+_HEX_DIGITS = 16
+_CHARACTERS = 6
+"""The lengths of the two kinds of uid: hexadecimal digits, and the legacy wire's letters and digits."""
 
 _NAME = """\
 SELECT application_name FROM pg_catalog.pg_stat_activity
@@ -69,14 +86,46 @@ class Session(NamedTuple):
     name: str
 
 
+def _digest(text: str, size: int) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest())
+
+
 def _key(uid: str) -> int:
-    digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, signed=True)
+    """Return the lock that says that a node is alive: its uid, so that others can read it."""
+    if len(uid) == _HEX_DIGITS and not uid.strip(string.hexdigits):
+        key = int(uid, 16)
+    elif len(uid) == _CHARACTERS and uid.isascii():
+        key = int.from_bytes(uid.encode())
+    else:
+        # whoever has that one does not run this package
+        key = _digest(uid, 8)
+    return _signed(key)
 
 
-async def hold(connection: AnyConnection, uid: str) -> None:
+def _uid(key: int, length: int) -> str:
+    octets = key.to_bytes(8, signed=True)
+    return octets.hex() if length == _HEX_DIGITS else octets[-length:].decode(errors="replace")
+
+
+def listens_key(cluster: int, key: int) -> int:
+    """Return the lock that says that a node listens; only its listening session holds it.
+
+    ``cluster`` is a number that stands for the cluster, ``key`` the node's other lock.
+    """
+    return _signed(cluster << 32 | key & _HALF)
+
+
+def _listens(cluster: str, uid: str) -> int:
+    return listens_key(_digest(cluster, 4), _key(uid))
+
+
+def _signed(key: int) -> int:
+    return key - (1 << 64) if key >> 63 else key
+
+
+async def hold(connection: AnyConnection, cluster: str, uid: str) -> None:
     """Let others see, for as long as the session lives, that a node listens."""
-    await connection.execute(HOLD, [[_key(uid), _key(uid + _LISTENS)]], binary=True)
+    await connection.execute(HOLD, [[_key(uid), _listens(cluster, uid)]], binary=True)
 
 
 async def hold_too(connection: AnyConnection, uid: str) -> None:
@@ -98,9 +147,15 @@ async def absent(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
     return await _without_lock(connection, {_key(uid): uid for uid in uids})
 
 
-async def deaf(connection: AnyConnection, uids: Iterable[str]) -> list[str]:
+async def deaf(connection: AnyConnection, cluster: str, uids: Iterable[str]) -> list[str]:
     """Return those of the nodes that have no listening session."""
-    return await _without_lock(connection, {_key(uid + _LISTENS): uid for uid in uids})
+    return await _without_lock(connection, {_listens(cluster, uid): uid for uid in uids})
+
+
+async def listening(connection: AnyConnection, cluster: str, uid: str) -> set[str]:
+    """Return the uids, which look like ``uid``, of the nodes that have a listening session."""
+    cursor = await connection.execute(LISTENING, [_digest(cluster, 4)], binary=True)
+    return {_uid(row[0], len(uid)) for row in await cursor.fetchall()}
 
 
 async def _without_lock(connection: AnyConnection, by_key: dict[int, str]) -> list[str]:

@@ -36,6 +36,16 @@ class Membership:
         self._members[uid] = Member(now, numbered)
         return True
 
+    def told(self, uid: str, now: float) -> bool:
+        """Take note of a node, of this package, that is there but was not heard of yet.
+
+        Returns whether it is new; it has half a timeout to say something.
+        """
+        if uid in self._members:
+            return False
+        self._members[uid] = Member(now - self._timeout / 2, numbered=True)
+        return True
+
     def is_numbered(self, uid: str) -> bool:
         """Tell whether a node is known, and runs this package."""
         member = self._members.get(uid)

@@ -21,7 +21,7 @@ from ..manager import PostgresManager
 from ..postgres.connection import CONNECT_TIMEOUT, AnyConnection
 from ..postgres.listener import Listener
 from ..postgres.log import AT_ONCE, MessageLog, Row
-from ..postgres.presence import ABSENT, HOLD
+from ..postgres.presence import ABSENT, HOLD, LISTENING, listens_key
 from ..postgres.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -293,6 +293,10 @@ class _Session:
         if query == ABSENT:
             held = self.network.held()
             return _Cursor([(key,) for key in parameters[0] if key not in held])
+        if query == LISTENING:
+            held = self.network.held()
+            listens = {key: listens_key(parameters[0], key) for key in held}
+            return _Cursor([(key,) for key in held if listens[key] in held - {key}])
         raise psycopg.ProgrammingError(f"the simulated PostgreSQL does not know {query!r}")
 
     async def publish(self, batch: list[Outgoing], sender: str | None) -> None:
