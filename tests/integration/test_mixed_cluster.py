@@ -452,6 +452,8 @@ async def test_a_terminated_node_is_gone_at_once(own_cluster: Cluster, uri: str)
             await until(lambda: heard(leaving, ["stall", leaver.name], 2))
             for client in clients[1:] + watched:
                 await until(lambda client=client: count(client, 2))
+                # its acknowledgements came before this
+                assert await client.client.call("echo") is None
             for node in staying:
                 await until(lambda node=node: heard(node, ["stall"], 1))
             await leaving.hooks("emit_many", 50, 7, 9_000)

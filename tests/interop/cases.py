@@ -236,9 +236,9 @@ class Cases:
             await server.emit("welcome", b"back", to=second)
             assert await client.received("welcome", 1) == [[b"back"]]
             reason = await server.ended(first)
-            assert reason in (
-                ("transport error", "ping timeout") if mode == "polling" else ("transport close",)
-            )
+            # who has waited in vain for a ping says goodbye by a last POST, which may get through
+            polling = ("transport error", "ping timeout", "client disconnect")
+            assert reason in (polling if mode == "polling" else ("transport close",))
             assert second not in server.handlers().ended
             await client.close()
 

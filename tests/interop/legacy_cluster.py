@@ -245,7 +245,13 @@ async def node_server(
             server = NodeServer(name, process)
             with anyio.fail_after(TIMEOUT):
                 await tasks.start(server.read)
-            yield server
+            try:
+                yield server
+            except BaseException:
+                # it may have been stopped, and would not see its stdin end
+                if process.returncode is None:
+                    process.kill()
+                raise
             if process.returncode is None:
                 assert await server.run("take_failures") == []
             assert process.stdin is not None

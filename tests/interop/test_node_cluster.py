@@ -294,7 +294,13 @@ async def node_server(uri: str, prefix: str, name: str) -> AsyncIterator[NodeSer
             server = NodeServer(name, process)
             with anyio.fail_after(TIMEOUT):
                 await tasks.start(server.read)
-            yield server
+            try:
+                yield server
+            except BaseException:
+                # it may have been stopped, and would not see its stdin end
+                if process.returncode is None:
+                    process.kill()
+                raise
             assert process.stdin is not None
             await process.stdin.aclose()
             with anyio.fail_after(TIMEOUT):
