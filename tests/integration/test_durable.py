@@ -423,7 +423,7 @@ async def test_a_listener_that_knows_nothing_of_numbers_gets_everything_once(
                 way.hold("answers")
                 # committed, and not known to be: the answer is held
                 await eventually(lambda: a.manager.stats().queue_depth > 50)
-                await eventually(lambda: found[-1] > known_to_be_sent(a))
+                await eventually(lambda: found and found[-1] > known_to_be_sent(a))
                 before = backends(a)
                 await way.cut()
                 way.release()
