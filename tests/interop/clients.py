@@ -374,26 +374,26 @@ class Answers:
             event.set()
 
 
-class Node(JavaScript):
-    """A Node process that runs clients."""
+class Agent:
+    """A Node process that does what it is told: JSON both ways, an object a line.
 
-    def __init__(self, process: anyio.abc.Process):
-        super().__init__()
+    ``report`` takes what is no answer.
+    """
+
+    def __init__(self, process: anyio.abc.Process, report: Callable[[dict[str, Any]], None]):
         self._process = process
+        self._report = report
         self._answers = Answers()
         self._writing = anyio.Lock()
 
-    async def run(self, command: dict[str, Any]) -> Any:
+    async def ask(self, command: dict[str, Any]) -> dict[str, Any]:
         async def send(number: int) -> None:
             assert self._process.stdin is not None
+            line = json.dumps({"id": number, **command}).encode() + b"\n"
             async with self._writing:
-                await self._process.stdin.send(
-                    json.dumps({"id": number, **command}).encode() + b"\n"
-                )
+                await self._process.stdin.send(line)
 
-        answer = await self._answers.ask(send)
-        assert "error" not in answer, answer["error"]
-        return answer["value"]
+        return await self._answers.ask(send)
 
     async def read(self) -> None:
         """Take all that the process says, until it ends."""
@@ -407,7 +407,20 @@ class Node(JavaScript):
             if "answer" in message:
                 self._answers.take(message["answer"], message)
             else:
-                self.report(message)
+                self._report(message)
+
+
+class Node(JavaScript):
+    """A Node process that runs clients."""
+
+    def __init__(self, process: anyio.abc.Process):
+        super().__init__()
+        self.agent = Agent(process, self.report)
+
+    async def run(self, command: dict[str, Any]) -> Any:
+        answer = await self.agent.ask(command)
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
 
 
 @asynccontextmanager
@@ -420,7 +433,7 @@ async def node_process(program: str = "client.js") -> AsyncIterator[Node]:
         anyio.create_task_group() as tasks,
     ):
         node = Node(process)
-        tasks.start_soon(node.read)
+        tasks.start_soon(node.agent.read)
         yield node
         assert process.stdin is not None
         await process.stdin.aclose()

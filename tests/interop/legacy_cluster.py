@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import dataclass
 from functools import partial
-from subprocess import PIPE
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
-import anyio.abc
 import psycopg
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import eventually
-from interop.clients import HERE, TIMEOUT, Answers, JavaScriptClient, Node, pack, unpack
-from processes import NodeProcess, RealClient, RemoteError, RemoteNode, until
+from interop import peers
+from interop.clients import HERE, TIMEOUT, JavaScriptClient, Node
+from interop.peers import NodePeer, PythonPeer, node_peer, python_peer
+from processes import RealClient, until
 
 LEGACY_CLIENT = "legacy/client.cjs"
 HEARTBEATS = {"heartbeat_interval": 1.0, "heartbeat_timeout": 15.0}
@@ -39,22 +38,8 @@ def database(postgres: EmbeddedPostgres, name: str) -> Iterator[str]:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-class PythonServer:
+class PythonServer(PythonPeer):
     """A stock server or an AnyIOServer, in a process of its own."""
-
-    def __init__(self, process: NodeProcess, control: RealClient, stack: AsyncExitStack):
-        self.process = process
-        self.name = process.name
-        self.url = process.url
-        remote = RemoteNode(process, control, stack)
-        self.manager = remote.manager
-        self.server = remote.server
-        self.hooks = remote.hooks
-
-    async def emit(self, event: str, *args: Any, **where: Any) -> None:
-        """Return when it is committed."""
-        await self.hooks("spread", "emit", event, *args, **where)
-        await self.manager("flush")
 
     async def emit_but(self, sid: str, event: str, *args: Any, **where: Any) -> None:
         """Send to all but one, a client of this server."""
@@ -93,10 +78,6 @@ class PythonServer:
         asked: list[Any] = await self.hooks("take", "asked")
         return asked
 
-    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
-        """Let a client of this server enter a room."""
-        await self.server("enter_room", sid, room, namespace=namespace)
-
     async def rooms(self, sid: str, namespace: str = "/") -> list[str]:
         """Return the rooms of a client of this server."""
         found = await self.manager("fetch_sockets", to=sid, local=True, namespace=namespace)
@@ -107,55 +88,9 @@ class PythonServer:
         found = await self.manager("fetch_sockets", local=True, namespace=namespace)
         return sorted(socket["id"] for socket in found)
 
-    async def leave(self) -> None:
-        """End it as programs do."""
-        self.signal(signal.SIGTERM)
-        assert await self.process.wait_ended(TIMEOUT) == 0, self.process.log
 
-    def signal(self, number: signal.Signals) -> None:
-        self.process.signal(number)
-
-
-class NodeServer:
+class NodeServer(NodePeer):
     """``legacy/node_server.cjs``, in a process of its own."""
-
-    url: str
-
-    def __init__(self, name: str, process: anyio.abc.Process):
-        self.name = name
-        self.process = process
-        self._answers = Answers()
-        self._writing = anyio.Lock()
-
-    async def read(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Take all that the process says, until it ends."""
-        assert self.process.stdout is not None
-        lines = BufferedByteReceiveStream(self.process.stdout)
-        while True:
-            try:
-                message = json.loads(await lines.receive_until(b"\n", 64_000_000))
-            except (anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
-                return
-            if "port" in message:
-                self.url = f"http://127.0.0.1:{message['port']}"
-                task_status.started()
-            else:
-                self._answers.take(message["answer"], message)
-
-    async def run(self, op: str, **command: Any) -> Any:
-        async def send(number: int) -> None:
-            assert self.process.stdin is not None
-            line = json.dumps({"id": number, "op": op, **pack(command)}).encode() + b"\n"
-            async with self._writing:
-                await self.process.stdin.send(line)
-
-        answer = await self._answers.ask(send)
-        if "error" in answer:
-            raise RemoteError("Error", answer["error"], unpack(answer["partial"]), None)
-        return unpack(answer["value"])
-
-    async def emit(self, event: str, *args: Any, **where: Any) -> None:
-        await self.run("emit", args=[event, *args], **where)
 
     async def emit_but(self, sid: str, event: str, *args: Any, **where: Any) -> None:
         await self.run("emit", args=[event, *args], sid=sid, **where)
@@ -189,9 +124,6 @@ class NodeServer:
         asked: list[Any] = await self.run("take_asked")
         return asked
 
-    async def join(self, sid: str, room: str, namespace: str = "/") -> None:
-        await self.run("join", sid=sid, room=room, namespace=namespace)
-
     async def rooms(self, sid: str, namespace: str = "/") -> list[str]:
         return sorted(await self.run("rooms", sid=sid, namespace=namespace))
 
@@ -203,14 +135,9 @@ class NodeServer:
         count: int = await self.run("nodes", namespace=namespace)
         return count
 
-    async def leave(self) -> None:
-        await self.run("leave")
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
 
 Server = PythonServer | NodeServer
+Client: TypeAlias = peers.Client[Server]
 
 
 @asynccontextmanager
@@ -229,122 +156,19 @@ async def node_server(
         "namespaces": namespaces,
         "requestsTimeout": requests_timeout * 1_000,
     }
-    with tempfile.TemporaryFile() as complaints:
-        async with (
-            await anyio.open_process(
-                # socket.io 2 makes buffers as one no longer does
-                ["node", "--no-deprecation", "node_server.cjs"],
-                cwd=HERE / "legacy",
-                env={**os.environ, "NODE_SERVER": json.dumps(options)},
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=complaints,
-            ) as process,
-            anyio.create_task_group() as tasks,
-        ):
-            server = NodeServer(name, process)
-            with anyio.fail_after(TIMEOUT):
-                await tasks.start(server.read)
-            try:
-                yield server
-            except BaseException:
-                # it may have been stopped, and would not see its stdin end
-                if process.returncode is None:
-                    process.kill()
-                raise
-            if process.returncode is None:
-                assert await server.run("take_failures") == []
-            assert process.stdin is not None
-            await process.stdin.aclose()
-            with anyio.fail_after(TIMEOUT):
-                await process.wait()
-        complaints.seek(0)
-        assert complaints.read().decode() == ""
+    # socket.io 2 makes buffers as one no longer does
+    command = ["--no-deprecation", "node_server.cjs"]
+    async with node_peer(NodeServer, command, HERE / "legacy", options) as server:
+        yield server
+        if server.process.returncode is None:
+            assert await server.run("take_failures") == []
 
 
-@asynccontextmanager
-async def python_server(
+def python_server(
     uri: str, prefix: str, style: str, name: str
-) -> AsyncIterator[PythonServer]:
-    process = NodeProcess(
-        style,
-        uri,
-        name,
-        wire="legacy",
-        prefix=prefix,
-        requests_timeout=TIMEOUT,
-        **HEARTBEATS,
-    )
-    try:
-        await anyio.to_thread.run_sync(process.wait_started)
-        async with AsyncExitStack() as stack:
-            control = RealClient()
-            stack.push_async_callback(control.leave)
-            await control.client.connect(
-                process.url, transports=["websocket"], namespaces=["/control"], wait_timeout=TIMEOUT
-            )
-            yield PythonServer(process, control, stack)
-        if process.process.poll() is None:
-            log = await anyio.to_thread.run_sync(process.stop)
-            for word in ("Traceback", "ERROR", "Warning", "lost", "never awaited"):
-                assert word not in log, log
-    finally:
-        process.end()
-
-
-def unordered(values: Iterable[Any]) -> list[Any]:
-    return sorted(values, key=str)
-
-
-@dataclass
-class Client:
-    """A client of a server: python-socketio's, or the official one of either version."""
-
-    server: Server
-    raw: RealClient | JavaScriptClient
-    sids: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def sid(self) -> str:
-        return self.sids["/"]
-
-    def events(self, namespace: str = "/") -> list[list[Any]]:
-        """All events so far, each ``[event, *args]``."""
-        if isinstance(self.raw, JavaScriptClient):
-            return self.raw.seen(namespace).events
-        return self.raw.events(namespace)
-
-    def gone(self, namespace: str = "/") -> bool:
-        """Whether the server has disconnected it."""
-        if isinstance(self.raw, JavaScriptClient):
-            return bool(self.raw.seen(namespace).disconnects)
-        # python-socketio's does not forget its namespaces when the connection ends
-        return not (self.raw.in_namespace(namespace) and self.raw.connected)
-
-    async def has(
-        self, events: Iterable[list[Any]], namespace: str = "/", *, ordered: bool = True
-    ) -> None:
-        """Wait until exactly these events have come, in this order if need be."""
-        wanted = list(events)
-        await eventually(lambda: len(self.events(namespace)) >= len(wanted), 30)
-        if ordered:
-            assert self.events(namespace) == wanted
-        else:
-            assert unordered(self.events(namespace)) == unordered(wanted)
-
-    async def open(self, namespaces: Sequence[str]) -> None:
-        if isinstance(self.raw, JavaScriptClient):
-            await self.raw.open(self.server.url, namespaces=namespaces)
-            for namespace in namespaces:
-                self.sids[namespace] = await self.raw.connected(namespace)
-            return
-        await self.raw.client.connect(
-            self.server.url,
-            transports=["websocket"],
-            namespaces=list(namespaces),
-            wait_timeout=TIMEOUT,
-        )
-        self.sids.update(self.raw.client.namespaces)
+) -> AbstractAsyncContextManager[PythonServer]:
+    options: dict[str, Any] = {"wire": "legacy", "prefix": prefix, **HEARTBEATS}
+    return python_peer(PythonServer, uri, style, name, **options)
 
 
 @dataclass

@@ -6,40 +6,27 @@ where it behaves otherwise than ours.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from subprocess import PIPE
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
-import anyio.abc
 import psycopg
 import pytest
-from anyio.streams.buffered import BufferedByteReceiveStream
 from multidict import CIMultiDict
 
 from anyio_sio_pg import emit_statement, open_postgres_emitter
 from harness import eventually
-from interop.clients import (
-    HERE,
-    TIMEOUT,
-    Answers,
-    JavaScriptClient,
-    Node,
-    node_process,
-    pack,
-    unpack,
-)
-from processes import NodeProcess, RealClient, RemoteError, RemoteNode, until
+from interop import peers
+from interop.clients import HERE, TIMEOUT, Node, node_process
+from interop.peers import NodePeer, PythonPeer, node_peer, python_peer, unordered
+from processes import RealClient, RemoteError, until
 
 pytestmark = pytest.mark.anyio
 
@@ -112,21 +99,8 @@ class Server(ABC):
         return sorted(socket["id"] for socket in await self.fetch_sockets(**where))
 
 
-class PythonServer(Server):
+class PythonServer(PythonPeer, Server):
     """A stock server or an AnyIOServer."""
-
-    def __init__(self, process: NodeProcess, control: RealClient, stack: AsyncExitStack):
-        self.process = process
-        self.name = process.name
-        self.url = process.url
-        self.remote = RemoteNode(process, control, stack)
-        self.manager = self.remote.manager
-        self.server = self.remote.server
-        self.hooks = self.remote.hooks
-
-    async def emit(self, event: str, *args: Any, **where: Any) -> None:
-        await self.hooks("spread", "emit", event, *args, **where)
-        await self.manager("flush")
 
     async def emit_with_ack(
         self, event: str, *args: Any, timeout: float = TIMEOUT, **where: Any
@@ -158,9 +132,6 @@ class PythonServer(Server):
         )
         return answers
 
-    async def join(self, sid: str, room: Any, namespace: str = "/") -> None:
-        await self.server("enter_room", sid, room, namespace=namespace)
-
     async def set_data(self, sid: str, data: Any) -> None:
         await self.server("save_session", sid, data)
 
@@ -172,52 +143,9 @@ class PythonServer(Server):
         uid: str = await self.manager("uid")
         return uid
 
-    async def leave(self) -> None:
-        self.signal(signal.SIGTERM)
-        assert await self.process.wait_ended(TIMEOUT) == 0, self.process.log
 
-    def signal(self, number: signal.Signals) -> None:
-        self.process.signal(number)
-
-
-class NodeServer(Server):
+class NodeServer(NodePeer, Server):
     """``node_server.js``, in a process of its own."""
-
-    def __init__(self, name: str, process: anyio.abc.Process):
-        self.name = name
-        self.process = process
-        self._answers = Answers()
-        self._writing = anyio.Lock()
-
-    async def read(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Take all that the process says, until it ends."""
-        assert self.process.stdout is not None
-        lines = BufferedByteReceiveStream(self.process.stdout)
-        while True:
-            try:
-                message = json.loads(await lines.receive_until(b"\n", 64_000_000))
-            except (anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
-                return
-            if "port" in message:
-                self.url = f"http://127.0.0.1:{message['port']}"
-                task_status.started()
-            else:
-                self._answers.take(message["answer"], message)
-
-    async def run(self, op: str, **command: Any) -> Any:
-        async def send(number: int) -> None:
-            assert self.process.stdin is not None
-            line = json.dumps({"id": number, "op": op, **pack(command)}).encode() + b"\n"
-            async with self._writing:
-                await self.process.stdin.send(line)
-
-        answer = await self._answers.ask(send)
-        if "error" in answer:
-            raise RemoteError("Error", answer["error"], unpack(answer["partial"]), None)
-        return unpack(answer["value"])
-
-    async def emit(self, event: str, *args: Any, **where: Any) -> None:
-        await self.run("emit", args=[event, *args], **where)
 
     async def emit_with_ack(
         self, event: str, *args: Any, timeout: float = TIMEOUT, **where: Any
@@ -249,9 +177,6 @@ class NodeServer(Server):
         )
         return answers
 
-    async def join(self, sid: str, room: Any, namespace: str = "/") -> None:
-        await self.run("join", sid=sid, room=room, namespace=namespace)
-
     async def set_data(self, sid: str, data: Any) -> None:
         await self.run("set_data", sid=sid, data=data)
 
@@ -263,15 +188,8 @@ class NodeServer(Server):
         uid: str = await self.run("uid", namespace=namespace)
         return uid
 
-    async def leave(self) -> None:
-        await self.run("leave")
 
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-
-@asynccontextmanager
-async def node_server(uri: str, prefix: str, name: str) -> AsyncIterator[NodeServer]:
+def node_server(uri: str, prefix: str, name: str) -> AbstractAsyncContextManager[NodeServer]:
     options = {
         "uri": uri,
         "name": name,
@@ -279,112 +197,28 @@ async def node_server(uri: str, prefix: str, name: str) -> AsyncIterator[NodeSer
         "heartbeatInterval": HEARTBEATS["heartbeat_interval"] * 1_000,
         "heartbeatTimeout": HEARTBEATS["heartbeat_timeout"] * 1_000,
     }
-    with tempfile.TemporaryFile() as complaints:
-        async with (
-            await anyio.open_process(
-                ["node", "node_server.js"],
-                cwd=HERE,
-                env={**os.environ, "NODE_SERVER": json.dumps(options)},
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=complaints,
-            ) as process,
-            anyio.create_task_group() as tasks,
-        ):
-            server = NodeServer(name, process)
-            with anyio.fail_after(TIMEOUT):
-                await tasks.start(server.read)
-            try:
-                yield server
-            except BaseException:
-                # it may have been stopped, and would not see its stdin end
-                if process.returncode is None:
-                    process.kill()
-                raise
-            assert process.stdin is not None
-            await process.stdin.aclose()
-            with anyio.fail_after(TIMEOUT):
-                await process.wait()
-        complaints.seek(0)
-        assert complaints.read().decode() == ""
+    return node_peer(NodeServer, ["node_server.js"], HERE, options)
 
 
-@asynccontextmanager
-async def python_server(
+def python_server(
     uri: str, prefix: str, style: str, name: str
-) -> AsyncIterator[PythonServer]:
-    process = NodeProcess(style, uri, name, prefix=prefix, requests_timeout=TIMEOUT, **HEARTBEATS)
-    try:
-        await anyio.to_thread.run_sync(process.wait_started)
-        async with AsyncExitStack() as stack:
-            control = RealClient()
-            stack.push_async_callback(control.leave)
-            await control.client.connect(
-                process.url, transports=["websocket"], namespaces=["/control"], wait_timeout=TIMEOUT
-            )
-            yield PythonServer(process, control, stack)
-        if process.process.poll() is None:
-            log = await anyio.to_thread.run_sync(process.stop)
-            for word in ("Traceback", "ERROR", "Warning", "lost", "never awaited"):
-                assert word not in log, log
-    finally:
-        process.end()
+) -> AbstractAsyncContextManager[PythonServer]:
+    return python_peer(PythonServer, uri, style, name, prefix=prefix, **HEARTBEATS)
 
 
-def unordered(values: Iterable[Any]) -> list[Any]:
-    return sorted(values, key=str)
+Client: TypeAlias = peers.Client[Server]
 
 
-@dataclass
-class Client:
-    """A client of a server: python-socketio's, or the official one."""
+def silence(client: Client) -> None:
+    """Let a client of python-socketio leave "ask" unanswered."""
+    raw = client.raw
+    assert isinstance(raw, RealClient)
 
-    server: Server
-    raw: RealClient | JavaScriptClient
-    sids: dict[str, str]
+    async def ask(*args: Any) -> None:
+        raw.log.append(("/", ["ask", *args]))
+        await anyio.sleep_forever()
 
-    @property
-    def sid(self) -> str:
-        return self.sids["/"]
-
-    @property
-    def official(self) -> bool:
-        return isinstance(self.raw, JavaScriptClient)
-
-    def events(self, namespace: str = "/") -> list[list[Any]]:
-        """All events so far, each ``[event, *args]``."""
-        if isinstance(self.raw, JavaScriptClient):
-            return self.raw.seen(namespace).events
-        return self.raw.events(namespace)
-
-    def gone(self, namespace: str = "/") -> bool:
-        """Whether the server has disconnected it."""
-        if isinstance(self.raw, JavaScriptClient):
-            return bool(self.raw.seen(namespace).disconnects)
-        # python-socketio's does not forget its namespaces when the connection ends
-        return not (self.raw.in_namespace(namespace) and self.raw.connected)
-
-    async def has(
-        self, events: Iterable[list[Any]], namespace: str = "/", *, ordered: bool = True
-    ) -> None:
-        """Wait until exactly these events have come, in this order if need be."""
-        wanted = list(events)
-        await eventually(lambda: len(self.events(namespace)) >= len(wanted), 30)
-        if ordered:
-            assert self.events(namespace) == wanted
-        else:
-            assert unordered(self.events(namespace)) == unordered(wanted)
-
-    def silence(self) -> None:
-        """Let the client of python-socketio leave "ask" unanswered."""
-        raw = self.raw
-        assert isinstance(raw, RealClient)
-
-        async def ask(*args: Any) -> None:
-            raw.log.append(("/", ["ask", *args]))
-            await anyio.sleep_forever()
-
-        raw.client.on("ask", ask)
+    raw.client.on("ask", ask)
 
 
 @dataclass
@@ -425,38 +259,19 @@ class Cluster:
             async with anyio.create_task_group() as tasks:
                 for official in (False, True):
                     for server in of:
-                        open_ = self._open_official if official else self._open_python
                         raw = self.javascript.client("websocket") if official else RealClient()
                         stack.push_async_callback(raw.close if official else raw.leave)
-                        clients.append(Client(server, raw, {}))
-                        tasks.start_soon(open_, clients[-1], wanted)
+                        clients.append(Client(server, raw))
+                        kind = "official" if official else "python"
+                        open_ = partial(
+                            clients[-1].open,
+                            query="?a=1&b=2&b=3",
+                            headers={"X-Test": kind},
+                            auth={"token": kind},
+                        )
+                        tasks.start_soon(open_, wanted)
             yield clients
         await until(partial(self._is_empty, *wanted))
-
-    async def _open_python(self, client: Client, namespaces: tuple[str, ...]) -> None:
-        raw = client.raw
-        assert isinstance(raw, RealClient)
-        await raw.client.connect(
-            client.server.url + "?a=1&b=2&b=3",
-            headers={"X-Test": "python"},
-            auth={"token": "python"},
-            transports=["websocket"],
-            namespaces=list(namespaces),
-            wait_timeout=TIMEOUT,
-        )
-        client.sids.update(raw.client.namespaces)
-
-    async def _open_official(self, client: Client, namespaces: tuple[str, ...]) -> None:
-        raw = client.raw
-        assert isinstance(raw, JavaScriptClient)
-        await raw.open(
-            client.server.url,
-            headers={"X-Test": "official"},
-            auth={"token": "official"},
-            namespaces=namespaces,
-        )
-        for namespace in namespaces:
-            client.sids[namespace] = await raw.connected(namespace)
 
     async def _is_empty(self, *namespaces: str) -> bool:
         for namespace in namespaces:
@@ -645,7 +460,7 @@ async def test_acknowledgements_with_several_values(cluster: Cluster, sender: Se
 async def test_acknowledgements_that_do_not_come(cluster: Cluster, sender: Server) -> None:
     async with cluster.clients() as clients:
         for client in clients[:2]:
-            client.silence()
+            silence(client)
         clients[2].raw.answers["ask"] = "python"
         with pytest.raises(RemoteError) as caught:
             await sender.emit_with_ack("ask", "official", timeout=PATIENCE)
@@ -1287,8 +1102,8 @@ async def test_a_client_leaves_without_its_acknowledgement(
     cluster: Cluster, sender: Server
 ) -> None:
     async with cluster.clients() as clients:
-        clients[0].silence()
-        clients[1].silence()
+        silence(clients[0])
+        silence(clients[1])
         results: dict[str, Any] = {}
         asked = sids([clients[0], clients[1], *clients[4:]])
         async with anyio.create_task_group() as tasks:
@@ -1588,7 +1403,7 @@ async def test_a_server_leaves_while_requests_are_pending(cluster: Cluster, styl
             cluster.clients(servers=[*staying, leaver]) as clients,
             anyio.create_task_group() as tasks,
         ):
-            clients[3].silence()
+            silence(clients[3])
             for client in clients[:3]:
                 client.raw.answers["ask"] = "python"
             asked = sids(clients[:7])

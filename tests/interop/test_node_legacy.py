@@ -27,8 +27,8 @@ from interop.legacy_cluster import (
     node_server,
     python_server,
     sids,
-    unordered,
 )
+from interop.peers import unordered
 from processes import RealClient, RemoteError, until
 
 pytestmark = pytest.mark.anyio
