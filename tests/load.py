@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -274,3 +276,76 @@ async def process(
         finally:
             with suppress(ProcessLookupError):
                 opened.kill()
+
+
+async def send_to_a_frozen_receiver(
+    uri: str, prefix: str, backend: str, options: dict[str, Any], *, terminated: bool
+) -> tuple[int, list[int], int, int]:
+    """Stop a receiver's process until the sender takes it for dead, under load.
+
+    Its listening session may be ended meanwhile. Returns how many events were sent, the numbers of
+    those that came, how many it knows to be lost, and how often it has reconnected.
+    """
+    async with (
+        process("receive", backend, uri, prefix, **options) as receiver,
+        node(uri, prefix, **options) as a,
+    ):
+        _, pid = await receiver.says()
+        await eventually(lambda: a.manager.stats().nodes == 1)
+
+        async def trouble() -> None:
+            await eventually(lambda: a.manager.stats().sent > 100)
+            receiver.signal(signal.SIGSTOP)
+            if terminated:
+                terminate(uri, pid)
+            await eventually(lambda: a.manager.stats().nodes == 0)
+            receiver.signal(signal.SIGCONT)
+            await eventually(lambda: a.manager.stats().nodes == 1)
+
+        sent = await send_during(a.manager.emit, trouble)
+        await a.manager.flush()
+        with anyio.fail_after(20):
+            while True:
+                got, lost, reconnects = await receiver.came()
+                # the listener is back only when it has caught up
+                if len(got) + lost >= sent and (reconnects or not terminated):
+                    return sent, got, lost, reconnects
+                await anyio.sleep(0.05)
+
+
+async def send_to_a_blocked_receiver(
+    uri: str, prefix: str, backend: str, options: dict[str, Any]
+) -> tuple[int, list[int], int]:
+    """Block a receiver's event loop for 4 s, under load.
+
+    Returns how many events were sent, the numbers of those that came, and how many are known to be
+    lost.
+    """
+    total = 0
+    there_is_a_client = threading.Event()
+    over = threading.Event()
+
+    async def receive() -> tuple[list[int], int]:
+        async with node(uri, prefix, **options) as b:
+            there = await b.client()
+            there_is_a_client.set()
+            await eventually(lambda: there.read() or len(there.log) > 100)
+            time.sleep(4)  # noqa: ASYNC251 - this is the trouble
+            over.set()
+            stats = b.manager.stats
+            await eventually(lambda: there.read() or 0 < total <= len(there.log) + stats().lost)
+            return numbers(there), stats().lost
+
+    got: list[int] = []
+    lost = -1
+
+    async def receive_in_thread() -> None:
+        nonlocal got, lost
+        got, lost = await anyio.to_thread.run_sync(partial(anyio.run, receive, backend=backend))
+
+    async with node(uri, prefix, **options) as a, anyio.create_task_group() as tg:
+        tg.start_soon(receive_in_thread)
+        await eventually(there_is_a_client.is_set)
+        await eventually(lambda: a.manager.stats().nodes == 1)
+        total = await send_during(a.manager.emit, lambda: eventually(over.is_set))
+    return total, got, lost

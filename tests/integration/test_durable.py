@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -41,7 +38,8 @@ from load import (
     numbers,
     process,
     reconnecting,
-    send_during,
+    send_to_a_blocked_receiver,
+    send_to_a_frozen_receiver,
     tables,
     under_load,
 )
@@ -315,69 +313,19 @@ async def test_a_receivers_process_is_frozen(
     uri: str, prefix: str, anyio_backend: str, terminated: bool, record_property: Any
 ) -> None:
     options = {**options_of(prefix), "heartbeat_interval": 0.3, "heartbeat_timeout": 1.5}
-    async with (
-        process("receive", anyio_backend, uri, prefix, **options) as receiver,
-        node(uri, prefix, **options) as a,
-    ):
-        _, pid = await receiver.says()
-        await eventually(lambda: a.manager.stats().nodes == 1)
-
-        async def trouble() -> None:
-            await eventually(lambda: a.manager.stats().sent > 100)
-            receiver.signal(signal.SIGSTOP)
-            if terminated:
-                terminate(uri, pid)
-            # the others take it for dead
-            await eventually(lambda: a.manager.stats().nodes == 0)
-            receiver.signal(signal.SIGCONT)
-            await eventually(lambda: a.manager.stats().nodes == 1)
-
-        sent = await send_during(a.manager.emit, trouble)
-        await a.manager.flush()
-        with anyio.fail_after(20):
-            while True:
-                got, lost, reconnects = await receiver.came()
-                # the listener is back only when it has caught up
-                if len(got) >= sent and (reconnects or not terminated):
-                    break
-                await anyio.sleep(0.05)
-        record_property("counts", str(Counts(sent, len(set(got)), lost, len(got) - len(set(got)))))
-        assert got == list(range(sent))
-        assert lost == 0
+    sent, got, lost, _ = await send_to_a_frozen_receiver(
+        uri, prefix, anyio_backend, options, terminated=terminated
+    )
+    record_property("counts", str(Counts(sent, len(set(got)), lost, len(got) - len(set(got)))))
+    assert got == list(range(sent))
+    assert lost == 0
 
 
 async def test_a_receiver_whose_event_loop_is_blocked(
     uri: str, prefix: str, anyio_backend: str, record_property: Any
 ) -> None:
     options = {**options_of(prefix), "heartbeat_interval": 0.3, "heartbeat_timeout": 1.5}
-    total = 0
-    there_is_a_client = threading.Event()
-    over = threading.Event()
-
-    async def receive() -> tuple[list[int], int]:
-        async with node(uri, prefix, **options) as b:
-            there = await b.client()
-            there_is_a_client.set()
-            await eventually(lambda: there.read() or len(there.log) > 100)
-            time.sleep(4)  # noqa: ASYNC251 - this is the trouble
-            over.set()
-            await eventually(lambda: there.read() or 0 < total <= len(there.log))
-            return numbers(there), b.manager.stats().lost
-
-    got: list[int] = []
-    lost = -1
-
-    async def receive_in_thread() -> None:
-        nonlocal got, lost
-        got, lost = await anyio.to_thread.run_sync(
-            partial(anyio.run, receive, backend=anyio_backend)
-        )
-
-    async with node(uri, prefix, **options) as a, anyio.create_task_group() as tg:
-        tg.start_soon(receive_in_thread)
-        await eventually(there_is_a_client.is_set)
-        await eventually(lambda: a.manager.stats().nodes == 1)
-        total = await send_during(a.manager.emit, lambda: eventually(over.is_set))
+    total, got, lost = await send_to_a_blocked_receiver(uri, prefix, anyio_backend, options)
     record_property("counts", str(Counts(total, len(set(got)), lost, len(got) - len(set(got)))))
     assert got == list(range(total))
     assert lost == 0

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import anyio
@@ -18,7 +15,7 @@ import load
 from anyio_sio_pg import MessagesLostError, open_postgres_emitter
 from anyio_sio_pg.node import SETTLE
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import TestNode, acquainted, eventually, node, terminate
+from harness import TestNode, acquainted, eventually, node
 from load import (
     FAULTS,
     PLAIN,
@@ -31,7 +28,8 @@ from load import (
     payload,
     process,
     reconnecting,
-    send_during,
+    send_to_a_blocked_receiver,
+    send_to_a_frozen_receiver,
     tables,
     under_load,
 )
@@ -220,71 +218,22 @@ async def test_a_receivers_process_is_frozen(
     uri: str, prefix: str, anyio_backend: str, terminated: bool, record_property: Any
 ) -> None:
     options = options_of(prefix, heartbeat_interval=0.3, heartbeat_timeout=3)
-    async with (
-        process("receive", anyio_backend, uri, prefix, **options) as receiver,
-        node(uri, prefix, **options) as a,
-    ):
-        _, pid = await receiver.says()
-        await eventually(lambda: a.manager.stats().nodes == 1)
-
-        async def trouble() -> None:
-            await eventually(lambda: a.manager.stats().sent > 100)
-            receiver.signal(signal.SIGSTOP)
-            if terminated:
-                terminate(uri, pid)
-            await eventually(lambda: a.manager.stats().nodes == 0)
-            receiver.signal(signal.SIGCONT)
-            await eventually(lambda: a.manager.stats().nodes == 1)
-
-        sent = await send_during(a.manager.emit, trouble)
-        await a.manager.flush()
-        with anyio.fail_after(20):
-            while True:
-                got, lost, reconnects = await receiver.came()
-                if len(got) + lost >= sent:
-                    break
-                await anyio.sleep(0.05)
-        record_property("counts", str(Counts(sent, len(set(got)), lost, len(got) - len(set(got)))))
-        assert got == sorted(set(got))
-        assert len(got) + lost == sent
-        if terminated:
-            assert lost > 0
-            assert reconnects >= 1
+    sent, got, lost, reconnects = await send_to_a_frozen_receiver(
+        uri, prefix, anyio_backend, options, terminated=terminated
+    )
+    record_property("counts", str(Counts(sent, len(set(got)), lost, len(got) - len(set(got)))))
+    assert got == sorted(set(got))
+    assert len(got) + lost == sent
+    if terminated:
+        assert lost > 0
+        assert reconnects >= 1
 
 
 async def test_a_receiver_whose_event_loop_is_blocked(
     uri: str, prefix: str, anyio_backend: str, record_property: Any
 ) -> None:
     options = options_of(prefix, heartbeat_interval=0.3, heartbeat_timeout=1.5)
-    total = 0
-    there_is_a_client = threading.Event()
-    over = threading.Event()
-
-    async def receive() -> tuple[list[int], int]:
-        async with node(uri, prefix, **options) as b:
-            there = await b.client()
-            there_is_a_client.set()
-            await eventually(lambda: there.read() or len(there.log) > 100)
-            time.sleep(4)  # noqa: ASYNC251 - this is the trouble
-            over.set()
-            lost = b.manager.stats
-            await eventually(lambda: there.read() or 0 < total <= len(there.log) + lost().lost)
-            return numbers(there), b.manager.stats().lost
-
-    got: list[int] = []
-    lost = -1
-
-    async def receive_in_thread() -> None:
-        nonlocal got, lost
-        got, lost = await anyio.to_thread.run_sync(
-            partial(anyio.run, receive, backend=anyio_backend)
-        )
-
-    async with node(uri, prefix, **options) as a, anyio.create_task_group() as tg:
-        tg.start_soon(receive_in_thread)
-        await eventually(there_is_a_client.is_set)
-        await eventually(lambda: a.manager.stats().nodes == 1)
-        total = await send_during(a.manager.emit, lambda: eventually(over.is_set))
+    total, got, lost = await send_to_a_blocked_receiver(uri, prefix, anyio_backend, options)
     record_property("counts", str(Counts(total, len(set(got)), lost, len(got) - len(set(got)))))
     # nobody thought that it was deaf
     assert got == list(range(total))
