@@ -708,6 +708,7 @@ class Node(ABC):
     def _idle(self, namespace: Namespace, now: float) -> bool:
         if (
             namespace.used
+            or not namespace.ready.is_set()
             or self._local._keeps(namespace.name)
             or self.requests.wait_in(namespace.name)
         ):

@@ -20,8 +20,20 @@ from anyio_sio_pg import (
     RequestTimeoutError,
     open_postgres_adapter,
 )
+from anyio_sio_pg.namespace import Namespace
+from anyio_sio_pg.node import Node
 from anyio_sio_pg.testing import EmbeddedPostgres
-from harness import FAST, TestNode, acquainted, eventually, node, sessions, terminate, two_nodes
+from harness import (
+    FAST,
+    Client,
+    TestNode,
+    acquainted,
+    eventually,
+    node,
+    sessions,
+    terminate,
+    two_nodes,
+)
 from proxy import proxy
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +174,42 @@ async def test_namespaces_that_nobody_uses_are_left(
         again = await a.client("/room")
         await b.manager.emit("hello", namespace="/room")
         await again.expect(["hello"], namespace="/room")
+
+
+async def test_a_namespace_is_not_left_before_it_is_listened_to(
+    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long PostgreSQL takes for LISTEN: its first client would hear nobody."""
+    monkeypatch.setattr("anyio_sio_pg.node.NAMESPACE_IDLE", 0.1)
+    looked = 0
+    idle = Node._idle
+
+    def looking(self: Node, namespace: Namespace, now: float) -> bool:
+        nonlocal looked
+        looked += namespace.name == "/room"
+        return idle(self, namespace, now)
+
+    monkeypatch.setattr(Node, "_idle", looking)
+    beats = {"heartbeat_interval": 0.05, "heartbeat_timeout": 10}
+    async with (
+        proxy(postgres.port) as way,
+        node(postgres.uri, prefix) as a,
+        node(postgres.uri, prefix, listen_uri=way.uri, **beats) as b,
+        anyio.create_task_group() as tasks,
+    ):
+        clients: list[Client] = []
+
+        async def connect() -> None:
+            clients.append(await b.client("/room"))
+
+        way.hold("answers")
+        tasks.start_soon(connect)
+        await eventually(lambda: looked >= 8)
+        assert clients == []
+        way.release()
+        await eventually(lambda: clients)
+        await a.manager.emit("hello", namespace="/room")
+        await clients[0].expect(["hello"], namespace="/room")
 
 
 # Sessions that are ended

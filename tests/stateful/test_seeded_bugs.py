@@ -148,11 +148,16 @@ class Bug(NamedTuple):
 
 
 BUGS = [
-    Bug(lose_one, r"did not get|acknowledgements|no answer from"),
+    Bug(lose_one, r"did not get|acknowledgements|no answer from|but lacks"),
     Bug(deliver_twice, r"out of order or twice|acknowledgements"),
-    Bug(forget_remote_leaves, r"of node\d|clients|got what was not for it"),
+    Bug(forget_remote_leaves, r"of node\d|clients|got what was not for it|acknowledgements"),
     Bug(answer_for_the_dead, r"of node\d|clients|which has gone", faults=("crash",)),
-    Bug(swap_two, r"out of order or twice|did not get|acknowledgements|no answer from"),
+    Bug(
+        swap_two,
+        # the two may be an event, a leave and a question as well
+        r"out of order or twice|did not get|got what was not for it|of node\d|clients"
+        r"|acknowledgements|no answer from|but lacks",
+    ),
     Bug(ignore_exceptions, r"got what was not for it|acknowledgements"),
     Bug(count_no_loss, r"has counted 0 as lost, but lacks"),
     Bug(take_repeats_for_new, r"out of order or twice|acknowledgements|has lost", duplicate=0.2),
