@@ -194,16 +194,14 @@ async def two_nodes(uri: str, prefix: str, **options: Any) -> AsyncIterator[list
 
 
 async def acquainted(*nodes: TestNode, namespace: str = "/") -> None:
-    """Wait until the nodes know one another."""
+    """Wait until the nodes have heard one another."""
 
-    def known() -> bool:
-        return all(
-            n.manager._node is not None
-            and len(n.manager._node.members(namespace)) >= len(nodes) - 1
-            for n in nodes
-        )
+    def heard(node: TestNode) -> int:
+        assert node.manager._node is not None
+        known = node.manager._node._namespaces.get(namespace)
+        return 0 if known is None else len(known.members)
 
-    await eventually(known)
+    await eventually(lambda: all(heard(n) >= len(nodes) - 1 for n in nodes))
 
 
 def sessions(uri: str, prefix_of_name: str = "anyio-sio-pg") -> list[tuple[int, str]]:

@@ -124,6 +124,7 @@ class Node(ABC):
         self._now = anyio.current_time()
         self._events: deque[ServerSideEmit] = deque()
         self._event_came = anyio.Event()
+        self._member_heard = anyio.Event()
         self._started = False
         self._closing = False
         self.delivered = 0
@@ -226,7 +227,10 @@ class Node(ABC):
             ) from None
 
     async def _meet(self) -> None:
-        """Count on the nodes that listen by now, however long their first words take."""
+        """Count on the nodes that listen by now; give them time for their first words.
+
+        From those on it shows what of theirs is lost.
+        """
         try:
             uids = await self.publisher.execute(
                 partial(listening, cluster=self._cluster, uid=self.uid)
@@ -234,9 +238,13 @@ class Node(ABC):
         except ConnectionLostError:
             # they answer this node's first heartbeat, too
             return
+        members = self._namespaces["/"].members
         for uid in uids - {self.uid}:
-            if self._namespaces["/"].members.told(uid, anyio.current_time()):
-                logger.info("node %s listens, and has said nothing yet", uid)
+            members.told(uid, anyio.current_time())
+        with anyio.move_on_after(min(SETTLE, self.options.requests_timeout / 2)):
+            while members.unheard():
+                self._member_heard = anyio.Event()
+                await self._member_heard.wait()
 
     # What the manager asks of it
 
@@ -658,6 +666,7 @@ class Node(ABC):
         self, namespace: Namespace, uid: str, *, numbered: bool, starting: bool
     ) -> None:
         logger.info("node %s is in namespace %s", uid, namespace.name)
+        self._member_heard.set()
         asked = self.requests.joined(namespace.name, uid, numbered=numbered)
         self._dead_nodes.asked()
         if starting and asked:

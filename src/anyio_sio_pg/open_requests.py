@@ -69,11 +69,13 @@ class OpenRequests:
             pending.changed.set()
 
     def joined(self, namespace: str, uid: str, *, numbered: bool) -> list[Pending]:
-        """Take note that a node has turned up; return the requests that wait for it now."""
+        """Take note that a node has turned up; return the requests that now wait for it, too."""
         asked = [
             pending
             for pending in self._by_id.values()
-            if pending.namespace == namespace and (numbered or not pending.numbered_only)
+            if pending.namespace == namespace
+            and (numbered or not pending.numbered_only)
+            and uid not in pending.tracker.missing
         ]
         for pending in asked:
             pending.tracker.joined(uid)

@@ -9,8 +9,8 @@ TIMEOUT = 10
 
 uids = st.sampled_from("abcd")
 steps = st.lists(
-    st.tuples(st.sampled_from(["seen", "left", "expired", "refresh"]), uids, st.booleans(),
-              st.integers(0, 12)),
+    st.tuples(st.sampled_from(["seen", "told", "left", "expired", "refresh"]), uids,
+              st.booleans(), st.integers(0, 12)),
     max_size=50,
 )  # fmt: skip
 
@@ -18,15 +18,24 @@ steps = st.lists(
 @given(steps)
 def test_it_does_what_the_model_does(script: list[tuple[str, str, bool, int]]) -> None:
     membership = Membership(TIMEOUT)
-    heard: dict[str, int] = {}
+    heard: dict[str, float] = {}
     numbered: set[str] = set()
+    unheard: set[str] = set()
     now = 1_000
     for kind, uid, with_number, pause in script:
         now += pause
         if kind == "seen":
-            assert membership.seen(uid, now, numbered=with_number) == (uid not in heard)
+            first = uid not in heard or uid in unheard
+            assert membership.seen(uid, now, numbered=with_number) == first
             heard[uid] = now
+            unheard.discard(uid)
             if with_number:
+                numbered.add(uid)
+        elif kind == "told":
+            membership.told(uid, now)
+            if uid not in heard:
+                heard[uid] = now - TIMEOUT / 2
+                unheard.add(uid)
                 numbered.add(uid)
         elif kind == "left":
             assert membership.left(uid) == (uid in heard)
@@ -42,9 +51,11 @@ def test_it_does_what_the_model_does(script: list[tuple[str, str, bool, int]]) -
             for each in gone:
                 del heard[each]
         numbered &= heard.keys()
+        unheard &= heard.keys()
+        assert membership.unheard() == unheard
         assert membership.uids() == heard.keys()
         assert membership.uids(numbered_only=True) == numbered
-        assert len(membership) == len(heard)
+        assert len(membership) == len(heard) - len(unheard)
 
 
 def test_a_node_is_down_when_it_was_silent_for_the_timeout_and_not_before() -> None:

@@ -14,6 +14,7 @@ class Member(Struct):
 
     last_seen: float
     numbered: bool
+    heard: bool = True
 
 
 class Membership:
@@ -24,27 +25,29 @@ class Membership:
         self._members: dict[str, Member] = {}
 
     def __len__(self) -> int:
-        return len(self._members)
+        """Return the number of nodes that were heard of."""
+        return len(self._members) - len(self.unheard())
 
     def seen(self, uid: str, now: float, *, numbered: bool) -> bool:
-        """Take note of a sign of life; return whether the node is new."""
+        """Take note of a sign of life; return whether it is the first one."""
         member = self._members.get(uid)
-        if member is not None:
-            member.last_seen = now
-            member.numbered = member.numbered or numbered
-            return False
-        self._members[uid] = Member(now, numbered)
-        return True
+        if member is None:
+            self._members[uid] = Member(now, numbered)
+            return True
+        first = not member.heard
+        member.heard = True
+        member.last_seen = now
+        member.numbered = member.numbered or numbered
+        return first
 
-    def told(self, uid: str, now: float) -> bool:
-        """Take note of a node, of this package, that is there but was not heard of yet.
+    def told(self, uid: str, now: float) -> None:
+        """Take note of a node, of this package, that is there; it has half a timeout to be heard."""
+        if uid not in self._members:
+            self._members[uid] = Member(now - self._timeout / 2, numbered=True, heard=False)
 
-        Returns whether it is new; it has half a timeout to say something.
-        """
-        if uid in self._members:
-            return False
-        self._members[uid] = Member(now - self._timeout / 2, numbered=True)
-        return True
+    def unheard(self) -> set[str]:
+        """Return the uids of the nodes that are there and have said nothing yet."""
+        return {uid for uid, member in self._members.items() if not member.heard}
 
     def is_numbered(self, uid: str) -> bool:
         """Tell whether a node is known, and runs this package."""
