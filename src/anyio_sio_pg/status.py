@@ -41,4 +41,4 @@ class Stats:
     batches: int
     """Statements that sent something."""
     nodes: int
-    """Other nodes known now."""
+    """Other nodes that have been heard, and are not gone."""
