@@ -61,10 +61,6 @@ _RENAME = """\
 WITH renamed AS MATERIALIZED (SELECT pg_catalog.set_config('application_name', %b::text, false))
 SELECT count(*) FROM renamed"""
 
-_HEX_DIGITS = 16
-_CHARACTERS = 6
-"""The lengths of the two kinds of uid: hexadecimal digits, and the legacy wire's letters and digits."""
-
 _NAME = """\
 SELECT application_name FROM pg_catalog.pg_stat_activity
 WHERE pid = pg_catalog.pg_backend_pid()"""
@@ -77,6 +73,10 @@ AND NOT EXISTS (
   WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.objsubid = 2
   AND l.classid = %b::int8 AND l.objid = %b::int8
 )"""
+
+_HEX_DIGITS = 16
+_CHARACTERS = 6
+"""The lengths of the two kinds of uid: hexadecimal digits, and the legacy wire's letters and digits."""
 
 
 class Session(NamedTuple):
