@@ -3,6 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyio_sio_pg.open_requests import OpenRequests, Pending
 from anyio_sio_pg.protocol.requests import Acknowledgements, Answers
 
 uids = st.sampled_from("abcd")
@@ -133,3 +134,13 @@ def test_the_clients_of_a_node_that_has_left_are_not_waited_for() -> None:
     acks.left("a")
     assert acks.complete
     assert acks.answers == ["x"]
+
+
+def test_a_node_that_turns_up_joins_only_the_requests_that_do_not_wait_for_it_yet() -> None:
+    # those that it joins may be told later that they have waited for it in vain
+    requests = OpenRequests()
+    pending = Pending("/", Answers[str](["a"]))
+    requests.add(pending)
+    assert requests.joined("/", "a", numbered=True) == []
+    assert requests.joined("/", "b", numbered=True) == [pending]
+    assert pending.tracker.missing == {"a", "b"}
