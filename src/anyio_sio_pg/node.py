@@ -71,7 +71,7 @@ SETTLE: Final = 0.5
 """Seconds after joining a namespace in which nodes not yet heard of may still answer a request."""
 
 LISTENERS_RETURN: Final = 3.0
-"""Seconds for which what is to be sent after an outage waits for the others to listen again."""
+"""Seconds for which what is to be sent after an outage waits for the others, at most."""
 
 NAMESPACE_IDLE: Final = 60.0
 """Seconds after which a namespace that nobody here uses any more is no longer listened to."""
@@ -210,7 +210,9 @@ class Node(ABC):
         """Let the nodes that are known listen again first: they do not hear what comes before."""
         known = self._namespaces.values()
         uids = {uid for one in known for uid in one.members.uids(numbered_only=True)}
-        with anyio.move_on_after(LISTENERS_RETURN):
+        # by its silence they would take this node for dead
+        patience = min(LISTENERS_RETURN, self.options.heartbeat_timeout / 4)
+        with anyio.move_on_after(patience):
             while not self._closing and uids and await deaf(connection, self._cluster, uids):  # noqa: ASYNC110 - PostgreSQL tells nobody
                 await anyio.sleep(0.1)
 
