@@ -637,15 +637,24 @@ async def test_a_request_that_waits_for_a_connection_ends_with_the_block(
     assert ended == [AdapterClosedError, AdapterClosedError]
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
+@pytest.mark.parametrize(
+    ("comes_back", "longest", "timeout"),
+    # a sender that waits longer than a part of its heartbeat_timeout is taken for dead
+    [(True, 60, 240), (False, 0.5, 240), (False, 60, 2)],
+)
 async def test_what_waits_is_sent_when_the_others_listen_again(
-    postgres: EmbeddedPostgres, prefix: str, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+    postgres: EmbeddedPostgres,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    comes_back: bool,
+    longest: float,
+    timeout: float,
 ) -> None:
     """It was sent as soon as the sender was back, to nobody."""
-    monkeypatch.setattr("anyio_sio_pg.node.LISTENERS_RETURN", 60 if comes_back else 0.5)
+    monkeypatch.setattr("anyio_sio_pg.node.LISTENERS_RETURN", longest)
     async with (
         proxy(postgres.port) as gate,
-        node(postgres.uri, prefix) as a,
+        node(postgres.uri, prefix, heartbeat_interval=0.5, heartbeat_timeout=timeout) as a,
         node(postgres.uri, prefix, listen_uri=gate.uri) as b,
     ):
         await acquainted(a, b)
